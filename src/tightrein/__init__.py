@@ -1,0 +1,29 @@
+"""tightrein: policy optimization under a trust region, every published method by name.
+
+>>> import tightrein as tr
+>>> tr.method("spo", epsilon=0.1).objective.surrogate
+SPO(epsilon=0.1, ratio=TokenRatio())
+"""
+
+from . import parts
+from .catalogue import method, methods
+from .decisions import Decisions, Loss
+from .distributions import Categorical, DiagonalGaussian
+from .errors import TightreinError
+from .method import Method, Source, Training
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Categorical",
+    "Decisions",
+    "DiagonalGaussian",
+    "Loss",
+    "Method",
+    "Source",
+    "TightreinError",
+    "Training",
+    "method",
+    "methods",
+    "parts",
+]

@@ -1,0 +1,199 @@
+"""The only file that knows which array library it is holding.
+
+Formulas are written once in the Array API and run on NumPy, PyTorch and JAX. Whatever the Array API
+does not have (stopping a gradient, a linear recurrence, sums over groups, registration with JAX) is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, dataclass_transform
+
+import array_api_compat as compat
+
+Array = Any  # numpy.ndarray, torch.Tensor or jax.Array
+
+LOG_RATIO_LIMIT = 20.0  # |logp - logp_old| beyond this is cut before exp(): e^20 squared still fits float32
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the Array API namespace of `arrays` (None and Python numbers are ignored)."""
+    return compat.array_namespace(*(a for a in arrays if hasattr(a, "shape")))
+
+
+def is_array(x: Any) -> bool:
+    """Say whether `x` is an array of one of the three libraries."""
+    return bool(compat.is_numpy_array(x) or compat.is_torch_array(x) or compat.is_jax_array(x))
+
+
+def library(x: Array) -> str:
+    """Name the array library of `x`: "NumPy", "PyTorch" or "JAX"."""
+    if compat.is_torch_array(x):
+        return "PyTorch"
+    return "JAX" if compat.is_jax_array(x) else "NumPy"
+
+
+def stop_gradient(x: Array) -> Array:
+    """Return `x` as a constant: same value, no gradient."""
+    if compat.is_torch_array(x):
+        return x.detach()
+    if compat.is_jax_array(x):
+        import jax
+
+        return jax.lax.stop_gradient(x)
+    return x
+
+
+def is_floating(x: Array) -> bool:
+    """Say whether the elements of `x` are real floating-point numbers."""
+    if compat.is_torch_array(x):
+        return bool(x.dtype.is_floating_point)
+    return bool(x.dtype.kind in "fV" or str(x.dtype) == "bfloat16")
+
+
+def at_least_float32(x: Array) -> Array:
+    """Widen half-precision arrays to float32: ratios of probabilities need more than 8 bits."""
+    xp = namespace(x)
+    return xp.astype(x, xp.float32) if is_floating(x) and x.dtype.itemsize < 4 else x
+
+
+def zero_where_masked(x: Array, mask: Array) -> Array:
+    """Replace the masked entries of `x` by 0, so that not even a NaN there can reach a result or a gradient."""
+    xp = namespace(x)
+    return xp.where(mask != 0, x, xp.zeros_like(x))
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of `x` over mask = 1; 0 when nothing is left."""
+    xp = namespace(x)
+    weights = xp.astype(mask, x.dtype)
+    return xp.sum(zero_where_masked(x, weights * xp.ones_like(x))) / atleast(
+        xp.sum(weights * xp.ones_like(x)), 1
+    )
+
+
+def masked_extreme(x: Array, mask: Array, largest: bool) -> Array:
+    """Maximum (or minimum) of `x` over mask = 1; 0 when nothing is left."""
+    xp = namespace(x)
+    keep = (mask != 0) & (x == x)
+    away = xp.asarray(-xp.inf if largest else xp.inf, dtype=x.dtype)
+    found = (xp.max if largest else xp.min)(xp.where(keep, x, away))
+    return xp.where(xp.any(keep), found, xp.zeros_like(found))
+
+
+def atleast(x: Array, low: float) -> Array:
+    """Elementwise maximum of `x` and the number `low`."""
+    xp = namespace(x)
+    return xp.where(x > low, x, xp.full_like(x, low))
+
+
+def clip(x: Array, low: float, high: float) -> Array:
+    """Cut `x` into [low, high]; the gradient is 1 inside and exactly 0 outside, in every library."""
+    xp = namespace(x)
+    x = xp.where(x < low, xp.full_like(x, low), x)
+    return xp.where(x > high, xp.full_like(x, high), x)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)) without overflow on either side."""
+    return 0.5 * (1 + namespace(x).tanh(0.5 * x))
+
+
+def linear_recurrence(x: Array, decay: Array, last: Array | None = None) -> Array:
+    """Solve y_t = x_t + decay_t * y_{t+1} backwards along the trailing axis.
+
+    x, decay: [B, T]; last: [B], the value y_T behind the end (0 when None). Returns y: [B, T].
+    """
+    xp = namespace(x)
+    y = xp.zeros_like(x[:, 0]) if last is None else last
+    if compat.is_jax_array(x):
+        import jax
+
+        def step(carry: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            out = pair[0] + pair[1] * carry
+            return out, out
+
+        return jax.lax.scan(step, y, (x.T, decay.T), reverse=True)[1].T
+    columns = []
+    for t in reversed(range(x.shape[1])):
+        y = x[:, t] + decay[:, t] * y
+        columns.append(y)
+    return xp.stack(columns[::-1], axis=1) if columns else x
+
+
+def group_sum(x: Array, group: Array) -> Array:
+    """Sum `x` over the rows that carry the same group id, and give each row its group's sum.
+
+    x: [B]; group: [B] integers, in any order. Shapes are static, so this runs under jax.jit.
+    """
+    xp = namespace(x)
+    first = xp.searchsorted(xp.sort(group), group)  # one slot in [0, B) per group
+    slots = xp.zeros_like(x)
+    if compat.is_torch_array(x):
+        total = slots.index_add(0, first, x)
+    elif compat.is_jax_array(x):
+        total = slots.at[first].add(x)
+    else:
+        import numpy as np
+
+        total = slots
+        np.add.at(total, first, x)
+    return total[first]
+
+
+_Class = TypeVar("_Class", bound=type)
+_unregistered: list[type] = []
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: _Class) -> _Class:
+    """Make `cls` a frozen dataclass of arrays that JAX can see through.
+
+    JAX is not imported for this: a class is registered when its first instance is made while JAX is loaded.
+    """
+    own_check: Callable[[Any], None] | None = cls.__dict__.get("__post_init__")
+
+    def check(self: Any) -> None:
+        if _unregistered and "jax" in sys.modules:
+            _register_all()
+        if own_check is not None:
+            own_check(self)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
+    made = dataclass(frozen=True)(cls)
+    _unregistered.append(made)
+    return made
+
+
+def _register_all() -> None:
+    import jax
+
+    while _unregistered:
+        cls = _unregistered.pop()
+        names = tuple(f.name for f in fields(cls))
+        flatten, flatten_with_keys, unflatten = _flattening(cls, names, jax.tree_util.GetAttrKey)
+        jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+
+
+def _flattening(cls: type, names: Sequence[str], key: Any) -> tuple[Any, Any, Any]:
+    def flatten(node: Any) -> tuple[tuple[Any, ...], None]:
+        return tuple(_plain(getattr(node, n)) for n in names), None
+
+    def flatten_with_keys(node: Any) -> tuple[tuple[Any, ...], None]:
+        return tuple((key(n), _plain(getattr(node, n))) for n in names), None
+
+    def unflatten(_: None, children: Sequence[Any]) -> Any:
+        # Not through __init__: JAX also puts placeholders where arrays were, and they would fail the checks.
+        node = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(node, name, child)
+        return node
+
+    return flatten, flatten_with_keys, unflatten
+
+
+def _plain(child: Any) -> Any:
+    """Lazy mappings become dicts here, because JAX can only carry what it knows."""
+    return dict(child) if hasattr(child, "keys") and not isinstance(child, dict) else child

@@ -1,0 +1,30 @@
+"""The published methods, as data: one module per family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import unknown
+from ..method import Method
+from . import classic, language
+
+_ALL = {m.key: m for m in (*classic.METHODS, *language.METHODS)}
+
+
+def methods() -> tuple[str, ...]:
+    """Keys of all methods, in the order of the catalogue."""
+    return tuple(_ALL)
+
+
+def method(key: str, variant: str = "paper", **overrides: Any) -> Method:
+    """Return the method `key`, with settings changed.
+
+    Settings are given by path, `method("spo", **{"objective.surrogate.epsilon": 0.1})`, or by the end of the path
+    where that is unambiguous, `method("spo", epsilon=0.1)`. `variant` chooses between what the paper says and
+    what its released code does ("released"), where they differ.
+
+    Raises TightreinError for an unknown key, variant or setting, naming the nearest.
+    """
+    if key not in _ALL:
+        raise unknown("method", key, _ALL, "see `tightrein methods` or tr.methods()")
+    return _ALL[key].variant(variant).override(overrides)

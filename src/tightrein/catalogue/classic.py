@@ -1,0 +1,127 @@
+"""Methods of the control literature."""
+
+from __future__ import annotations
+
+from ..credit import GAE
+from ..method import Method, Source, Training
+from ..objective.divergence import ExactOldKL
+from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective
+from ..objective.value import ValueLoss
+from ..step import Adam, RMSprop
+
+PPO_CLIP = Method(
+    key="ppo_clip",
+    title="Proximal Policy Optimization, clipped",
+    home="control",
+    source=Source(
+        paper="Proximal Policy Optimization Algorithms",
+        year=2017,
+        arxiv="1707.06347",
+        code="openai/baselines baselines/ppo1, baselines/ppo2",
+        differences="ppo2 clips the value loss, halves it, clips the gradient at norm 0.5, and anneals the "
+        "learning rate: variant 'released'. The Adam epsilon of 1e-5 is the code's; the paper gives none.",
+    ),
+    credit=GAE(standardise=True),
+    # The paper's value loss is the whole squared error; ours has the half inside, hence the coefficient 2.
+    objective=PolicyObjective(surrogate=Clip(0.2, 0.2), value=ValueLoss(coef=2.0)),
+    step=Adam(learning_rate=3e-4, eps=1e-5),
+    training=Training(epochs=10, minibatches=32),
+    variants=(
+        (
+            "released",
+            (
+                ("objective.value", ValueLoss(coef=0.5, clip_range=0.2)),
+                ("step.max_grad_norm", 0.5),
+                ("step.anneal", True),
+            ),
+        ),
+    ),
+    relations=(
+        "one epoch and one minibatch: the gradient of a2c_as_ppo's A2C",
+        "low = high reproduces grpo's loss per decision",
+    ),
+)
+
+PPO_KL = PPO_CLIP.replace(
+    key="ppo_kl",
+    title="PPO with an adaptive KL penalty",
+    source=Source(
+        paper="Proximal Policy Optimization Algorithms",
+        year=2017,
+        arxiv="1707.06347",
+        code="joschu/modular_rl modular_rl/ppo.py",
+        confidence="medium",
+        differences="modular_rl moves beta by 1.5 at 1.3 and 0.7 of the target and adds a penalty beyond twice the "
+        "target. The paper's thresholds were recalled, not read again.",
+    ),
+    objective=PPO_CLIP.objective.replace(surrogate=Importance(), trust=ExactOldKL()),
+    variants=(),
+    relations=("coef = 0 is the plain ratio surrogate", "at pi = pi_old its gradient is the policy gradient"),
+)
+
+SPO_METHOD = Method(
+    key="spo",
+    title="Simple Policy Optimization",
+    home="control",
+    source=Source(
+        paper="Simple Policy Optimization",
+        year=2024,
+        arxiv="2401.16025",
+        code="MyRepositories-hub/Simple-Policy-Optimization mujoco/trainer.py",
+    ),
+    credit=GAE(),
+    objective=PolicyObjective(
+        surrogate=SPO(0.2), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True
+    ),
+    step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5, anneal=True),
+    training=Training(epochs=10, minibatches=4, envs=8, rollout=256),
+    relations=(
+        "at r = 1 its value and gradient are ppo_clip's",
+        "its gradient is exactly 0 at r = 1 + sign(A) epsilon and turns back beyond",
+        "epsilon -> inf is the plain ratio surrogate",
+    ),
+)
+
+DPO_DRIFT = Method(
+    key="dpo_drift",
+    title="Discovered Policy Optimisation",
+    home="control",
+    source=Source(
+        paper="Discovered Policy Optimisation",
+        year=2022,
+        arxiv="2210.05639",
+        code="luchris429/purejaxrl purejaxrl/dpo_continuous_action.py",
+    ),
+    credit=GAE(),
+    objective=PolicyObjective(
+        surrogate=DriftDPO(), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True
+    ),
+    step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5),
+    training=Training(epochs=4, minibatches=32),
+    relations=("its drift is 0 wherever (r - 1) A <= 0: the plain ratio surrogate there",),
+)
+
+A2C_AS_PPO = Method(
+    key="a2c_as_ppo",
+    title="A2C as the special case of PPO that it is",
+    home="control",
+    source=Source(
+        paper="A2C is a special case of PPO",
+        year=2022,
+        arxiv="2205.09123",
+        code="vwxyzjn/a2c_is_a_special_case_of_ppo",
+        read="memory",
+        confidence="medium",
+        differences="the losses were read in other code; the paper itself from memory",
+    ),
+    credit=GAE(gamma=0.99, lam=1.0),
+    objective=PolicyObjective(surrogate=Clip(), value=ValueLoss(coef=1.0)),
+    step=RMSprop(),
+    training=Training(epochs=1, minibatches=1, rollout=5),
+    relations=(
+        "with objective.surrogate=PolicyGradient the parameters after every update are the same",
+        "with 2 epochs they differ",
+    ),
+)
+
+METHODS = (PPO_CLIP, PPO_KL, A2C_AS_PPO, SPO_METHOD, DPO_DRIFT)

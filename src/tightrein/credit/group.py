@@ -1,0 +1,80 @@
+"""Credit from comparing the answers to one prompt: no value estimate needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..arrays import Array, atleast, group_sum, namespace, stop_gradient, zero_where_masked
+from ..decisions import Decisions
+from ..settings import setting
+from .base import Credit
+
+
+def _moments(d: Decisions) -> tuple[Array, Array, Array]:
+    """Reward minus its group's mean, group size, unbiased group deviation: [B] each.
+
+    An answer without a decision (all masked) takes no part.
+    """
+    xp = namespace(d.weights())
+    reward = stop_gradient(d.outcome())
+    alive = xp.astype(xp.any(d.weights() != 0, axis=1), reward.dtype)
+    size = group_sum(alive, d.group)
+    mean = group_sum(reward * alive, d.group) / atleast(size, 1)
+    centred = (reward - mean) * alive
+    # A mean of equal numbers need not equal them to the last digit; such a group must still give exactly 0.
+    centred = xp.where(xp.abs(centred) <= 4 * xp.finfo(reward.dtype).eps * xp.abs(mean), centred * 0, centred)
+    deviation = xp.sqrt(group_sum(centred**2, d.group) / atleast(size - 1, 1))
+    return centred, size, deviation
+
+
+def _spread(d: Decisions, per_answer: Array) -> Decisions:
+    mask = d.weights()
+    xp = namespace(mask)
+    return d.replace(advantage=zero_where_masked(per_answer[:, None] + xp.zeros_like(mask), mask))
+
+
+@dataclass(frozen=True)
+class GroupNormalised(Credit):
+    """Reward minus the group's mean over the group's deviation (unbiased). arXiv 2402.03300.
+
+    A group of one has no spread to measure: its advantage is its reward, as in verl.
+    """
+
+    equation = "A_i = (R_i - mean_g) / (std_g + e)"
+    needs = frozenset({"reward", "group"})
+    epsilon: float = setting(1e-6, at_least=0)
+
+    def __call__(self, d: Decisions) -> Decisions:
+        """See Credit."""
+        xp = namespace(d.weights())
+        centred, size, deviation = _moments(d)
+        scaled = centred / xp.where(deviation > 0, deviation + self.epsilon, xp.ones_like(deviation))
+        return _spread(d, xp.where(size == 1, stop_gradient(d.outcome()), scaled))
+
+
+@dataclass(frozen=True)
+class GroupCentred(Credit):
+    """Reward minus the group's mean, not scaled: no bias by difficulty. arXiv 2503.20783 (Dr. GRPO)."""
+
+    equation = "A_i = R_i - mean_g"
+    needs = frozenset({"reward", "group"})
+
+    def __call__(self, d: Decisions) -> Decisions:
+        """See Credit."""
+        return _spread(d, _moments(d)[0])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Credit):
+    """Reward minus the mean of the group's other answers. arXiv 2402.14740 (RLOO).
+
+    A group of one has no others: its advantage is 0, as in TRL.
+    """
+
+    equation = "A_i = R_i - mean of the others = G/(G-1) (R_i - mean_g)"
+    needs = frozenset({"reward", "group"})
+
+    def __call__(self, d: Decisions) -> Decisions:
+        """See Credit."""
+        centred, size, _ = _moments(d)
+        return _spread(d, centred * size / atleast(size - 1, 1))

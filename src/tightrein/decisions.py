@@ -1,0 +1,229 @@
+"""What the formulas read (`Decisions`) and what they return (`Loss`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from .arrays import Array, at_least_float32, is_array, library, namespace, pytree, zero_where_masked
+from .distributions import Distribution
+from .errors import TightreinError
+
+# name -> (shape, meaning); errors and the documentation are printed from this table.
+FIELDS: dict[str, tuple[str, str]] = {
+    "logp": (
+        "[B, T]",
+        "log-probability of each decision under the policy being trained; carries the gradient",
+    ),
+    "logp_old": ("[B, T]", "the same under the policy that is the centre of the trust region"),
+    "logp_ref": ("[B, T]", "the same under the frozen reference policy"),
+    "logp_behaviour": (
+        "[B, T]",
+        "the same under the policy that really sampled, where it differs from the old",
+    ),
+    "mask": ("[B, T]", "1 where a decision counts, 0 for padding and for what others wrote"),
+    "advantage": ("[B, T] or [B, 1]", "credit of each decision"),
+    "reward": ("[B, T] or [B]", "reward per decision, or one per trajectory"),
+    "value": ("[B, T]", "value estimate of the network being trained; carries the gradient"),
+    "value_old": ("[B, T]", "value estimate made when the decision was taken"),
+    "value_next": ("[B, T]", "old value of the state that the decision led to, before any reset"),
+    "bootstrap": ("[B]", "old value of the state behind the last decision"),
+    "returns": ("[B, T]", "target of the value estimate"),
+    "terminated": ("[B, T]", "1 where the task ended: nothing follows"),
+    "truncated": ("[B, T]", "1 where a limit cut the trajectory: something would have followed"),
+    "entropy": ("[B, T]", "entropy of the policy being trained, in nats; carries the gradient"),
+    "group": ("[B]", "integer id shared by the trajectories that are compared with each other"),
+    "prompt": ("[B]", "integer id of the prompt or start state, stable over training"),
+    "turn": ("[B, T]", "index of the turn that a decision belongs to"),
+    "dist": (
+        "[B, T, ...]",
+        "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
+    ),
+    "dist_old": ("[B, T, ...]", "the whole distribution of the old policy"),
+}
+_PER_ROW = {"bootstrap", "group", "prompt"}
+_DISTRIBUTIONS = {"dist", "dist_old"}
+_REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
+
+
+@pytree
+class Decisions:
+    """B trajectories (answers, episodes, chains) of T decisions (tokens, steps) each.
+
+    Every field is optional and an array of [B, T] unless `tightrein.decisions.FIELDS` says otherwise; all
+    arrays come from one library (NumPy, PyTorch or JAX). Which fields a method reads stands in
+    `method.needs` (its loss) and `method.prepare_needs` (reward, credit and selection).
+
+    Raises TightreinError when shapes disagree or libraries are mixed.
+    """
+
+    logp: Array = None
+    logp_old: Array = None
+    logp_ref: Array = None
+    logp_behaviour: Array = None
+    mask: Array = None
+    advantage: Array = None
+    reward: Array = None
+    value: Array = None
+    value_old: Array = None
+    value_next: Array = None
+    bootstrap: Array = None
+    returns: Array = None
+    terminated: Array = None
+    truncated: Array = None
+    entropy: Array = None
+    group: Array = None
+    prompt: Array = None
+    turn: Array = None
+    dist: Distribution | None = None
+    dist_old: Distribution | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def replace(self, **changes: Any) -> Decisions:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)."""
+        widest = max((_shape(a) for _, a in _two_dimensional(self)), key=lambda s: s[1], default=None)
+        if widest is None:
+            raise TightreinError(
+                "these Decisions hold no [B, T] array", "give at least one of logp, logp_old, mask"
+            )
+        return widest
+
+    def weights(self) -> Array:
+        """The mask as floating-point numbers, [B, T]; all ones when there is no mask."""
+        like = at_least_float32(next(a for n, a in _two_dimensional(self) if n in _REAL))
+        xp = namespace(like)
+        if self.mask is None:
+            return xp.broadcast_to(xp.ones_like(like), self.shape)
+        return xp.astype(self.mask, like.dtype)
+
+    def outcome(self) -> Array:
+        """Reward of each trajectory: [B]."""
+        reward = at_least_float32(self.reward)
+        if reward.ndim == 1:
+            return reward
+        return namespace(reward).sum(zero_where_masked(reward, self.weights()), axis=1)
+
+    def reward_per_decision(self) -> Array:
+        """Reward of each decision, [B, T]; a trajectory's single reward falls on its last decision."""
+        weights = self.weights()
+        reward = at_least_float32(self.reward)
+        if reward.ndim == 2:
+            return zero_where_masked(reward, weights)
+        return reward[:, None] * last_decision(weights)
+
+
+def last_decision(weights: Array) -> Array:
+    """1 at the last position of each row whose mask is 1, else 0: [B, T]."""
+    xp = namespace(weights)
+    position = xp.cumulative_sum(xp.ones_like(weights), axis=1) * weights
+    return xp.astype(position == xp.max(position, axis=1, keepdims=True), weights.dtype) * weights
+
+
+class Stats(Mapping[str, Array]):
+    """Named scalars about a batch, computed when first read and never before."""
+
+    def __init__(self, compute: Callable[[], dict[str, Array]]) -> None:
+        self._compute = compute
+
+    @functools.cached_property
+    def _values(self) -> dict[str, Array]:
+        return self._compute()
+
+    def __getitem__(self, name: str) -> Array:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr({k: float(v) for k, v in self._values.items()})
+
+
+@pytree
+class Loss:
+    """What an objective returns.
+
+    value: scalar to minimise, with its gradient. per_decision: [B, T], the policy's part before aggregation
+    (0 where masked). stats: named scalars without gradient, computed only when read.
+    """
+
+    value: Array
+    per_decision: Array = None
+    stats: Mapping[str, Array] = None  # type: ignore[assignment]
+
+
+def require(d: Decisions, names: frozenset[str], who: str) -> None:
+    """Raise TightreinError naming the fields of `names` that `d` lacks, with their shapes and meaning."""
+    missing = sorted(n for n in names if getattr(d, n) is None)
+    if missing:
+        lines = "; ".join(f"{n} {FIELDS[n][0]}: {FIELDS[n][1]}" for n in missing)
+        raise TightreinError(
+            f"{who} needs {', '.join(missing)}, which the Decisions do not have",
+            f"add {lines}{_hint(missing)}",
+        )
+
+
+def _hint(missing: list[str]) -> str:
+    return " (or let method.prepare(decisions) compute it from rewards)" if "advantage" in missing else ""
+
+
+def _check(d: Decisions) -> None:
+    arrays = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
+    arrays = [(name, a) for name, a in arrays if a is not None]
+    for name, a in arrays:
+        if not is_array(a):
+            raise TightreinError(
+                f"{name} is a {type(a).__name__}, not an array",
+                "pass a NumPy, PyTorch or JAX array of shape " + FIELDS[name][0],
+            )
+    _check_libraries(arrays)
+    _check_shapes(d, arrays)
+
+
+def _check_libraries(arrays: list[tuple[str, Array]]) -> None:
+    kinds = {library(a): name for name, a in arrays}
+    if len(kinds) > 1:
+        found = ", ".join(f"{name} is {kind}" for kind, name in kinds.items())
+        raise TightreinError(f"array libraries are mixed: {found}", "convert all fields to one library")
+
+
+def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
+    for name, a in arrays:
+        allowed = (1,) if name in _PER_ROW else (1, 2) if name == "reward" else (2,)
+        if len(a.shape) not in allowed:
+            raise TightreinError(
+                f"{name} has shape {tuple(a.shape)}, but should be {FIELDS[name][0]}",
+                "B is the number of trajectories, T the number of decisions in each",
+            )
+    if not any(len(a.shape) == 2 for _, a in arrays):
+        return
+    rows, width = d.shape
+    reference = next(name for name, a in _two_dimensional(d) if _shape(a)[1] == width)
+    for name, a in arrays:
+        fits = a.shape[0] == rows and (len(a.shape) == 1 or a.shape[1] in (1, width))
+        if not fits:
+            raise TightreinError(
+                f"{name} has shape {tuple(a.shape)}, but {reference} has shape {(rows, width)}",
+                f"make {name} {FIELDS[name][0]} with B = {rows} and T = {width}",
+            )
+
+
+def _two_dimensional(d: Decisions) -> list[tuple[str, Array]]:
+    named = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
+    return [(name, a) for name, a in named if a is not None and len(a.shape) == 2]
+
+
+def _shape(a: Array) -> tuple[int, int]:
+    return int(a.shape[0]), int(a.shape[1])

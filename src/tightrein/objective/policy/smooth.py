@@ -1,0 +1,85 @@
+"""Surrogates that bend the ratio instead of cutting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...arrays import Array, namespace, sigmoid
+from ...settings import setting
+from .surrogate import Surrogate
+
+
+@dataclass(frozen=True)
+class Importance(Surrogate):
+    """The importance-weighted surrogate without any trust region."""
+
+    equation = "-r A"
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """See Surrogate."""
+        return -r * advantage
+
+
+@dataclass(frozen=True)
+class SPO(Surrogate):
+    """Quadratic penalty on the ratio: the optimum lies exactly at r = 1 + sign(A) epsilon. arXiv 2401.16025."""
+
+    equation = "-( r A - |A| (r - 1)^2 / (2 epsilon) )"
+    epsilon: float = setting(0.2, above=0)
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """See Surrogate."""
+        return -(r * advantage - namespace(r).abs(advantage) / (2 * self.epsilon) * (r - 1) ** 2)
+
+    def clipped(self, r: Array, advantage: Array) -> Array:
+        """1 where the ratio is outside [1 - epsilon, 1 + epsilon], that is, where it may be pulled back."""
+        xp = namespace(r)
+        return xp.astype(xp.abs(r - 1) > self.epsilon, r.dtype)
+
+
+@dataclass(frozen=True)
+class DriftDPO(Surrogate):
+    """Discovered Policy Optimisation: a drift found by meta-learning, in closed form. arXiv 2210.05639.
+
+    Not to be confused with preference DPO.
+    """
+
+    equation = (
+        "-( r A - D ),  A >= 0: D = relu( (r-1)A - a tanh((r-1)A / a) ),  "
+        "A < 0: D = relu( A log r - b tanh(A log r / b) )"
+    )
+    alpha: float = setting(2.0, above=0)
+    beta: float = setting(0.6, above=0)
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """See Surrogate."""
+        return -(r * advantage - self.drift(r, advantage))
+
+    def drift(self, r: Array, advantage: Array) -> Array:
+        """What leaving r = 1 costs; 0 while the step makes things worse anyway, elementwise."""
+        xp = namespace(r)
+        gain = (r - 1) * advantage
+        log_gain = xp.log(r) * advantage
+        positive = gain - self.alpha * xp.tanh(gain / self.alpha)
+        negative = log_gain - self.beta * xp.tanh(log_gain / self.beta)
+        drift = xp.where(advantage >= 0, positive, negative)
+        return xp.where(drift > 0, drift, xp.zeros_like(drift))
+
+    def clipped(self, r: Array, advantage: Array) -> Array:
+        """1 where the drift is positive."""
+        return namespace(r).astype(self.drift(r, advantage) > 0, r.dtype)
+
+
+@dataclass(frozen=True)
+class SAPO(Surrogate):
+    """A sigmoid gate in place of the clip, with its own temperature for each sign. arXiv 2511.20347."""
+
+    equation = "-(4 / tau) sigmoid( tau (r - 1) ) A,   tau = tau_pos if A > 0 else tau_neg"
+    tau_pos: float = setting(1.0, above=0)
+    tau_neg: float = setting(1.05, above=0)
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """See Surrogate."""
+        xp = namespace(r)
+        tau = xp.where(advantage > 0, xp.full_like(r, self.tau_pos), xp.full_like(r, self.tau_neg))
+        return -(4 / tau) * sigmoid(tau * (r - 1)) * advantage

@@ -1,0 +1,53 @@
+"""What a surrogate is: a loss per decision (or per trajectory) from the ratio and the advantage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...arrays import Array, at_least_float32, namespace, zero_where_masked
+from ...decisions import Decisions
+from ...settings import Part
+from ..ratio import Ratio, TokenRatio
+
+
+@dataclass(frozen=True)
+class Surrogate(Part):
+    """Base of the policy surrogates: -1 times what the policy gains, per decision, to minimise.
+
+    Every surrogate runs at every level: `ratio` says whether it sees one ratio per decision or one per
+    trajectory. A trajectory's loss has shape [B, 1] and counts for each of its decisions.
+    """
+
+    ratio: Ratio = field(default=TokenRatio(), kw_only=True)
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Fields of Decisions that the surrogate reads."""
+        return frozenset({"logp", "advantage"}) | self.ratio.needs
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """The loss as a function of ratio and advantage alone, elementwise."""
+        raise NotImplementedError
+
+    def __call__(self, d: Decisions) -> Array:
+        """Loss per decision [B, T], or per trajectory [B, 1]."""
+        return self.formula(self.ratio(d), self.advantage(d))
+
+    def advantage(self, d: Decisions) -> Array:
+        """The advantage at the level of the ratio: [B, T], or [B, 1] for a trajectory's ratio.
+
+        A trajectory's advantage is the mean over its decisions, which all carry the same one in the methods
+        that use such ratios.
+        """
+        mask = d.weights()
+        xp = namespace(mask)
+        advantage = zero_where_masked(at_least_float32(d.advantage) + xp.zeros_like(mask), mask)
+        if isinstance(self.ratio, TokenRatio):
+            return advantage
+        total = xp.sum(mask, axis=1, keepdims=True)
+        mean = xp.sum(advantage, axis=1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+        return mean
+
+    def clipped(self, r: Array, advantage: Array) -> Array:
+        """1 where the trust region is active (the field's "clip fraction" is its mean), elementwise."""
+        return namespace(r).zeros_like(r)

@@ -1,0 +1,5 @@
+"""Losses of value estimates."""
+
+from .regression import ValueLoss
+
+__all__ = ["ValueLoss"]

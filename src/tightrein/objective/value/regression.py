@@ -1,0 +1,35 @@
+"""Squared error of the value estimate, optionally held near the old one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...arrays import Array, at_least_float32, clip, namespace, zero_where_masked
+from ...decisions import Decisions
+from ...settings import Part, setting
+
+
+@dataclass(frozen=True)
+class ValueLoss(Part):
+    """Half the squared error of the value; with `clip_range`, the worse of it and its clipped form.
+
+    The clipped prediction is V_old + clip(V - V_old, -c, c): moving further than c towards the target gains
+    nothing. Source: openai/baselines ppo2 (no paper of its own).
+    """
+
+    equation = "0.5 max( (V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2 )"
+    needs = frozenset({"value", "returns"})
+    coef: float = setting(0.5, at_least=0)
+    clip_range: float | None = setting(None, above=0)
+
+    def __call__(self, d: Decisions) -> Array:
+        """Loss per decision, without its coefficient: [B, T]."""
+        mask = d.weights()
+        value = zero_where_masked(at_least_float32(d.value), mask)
+        returns = zero_where_masked(at_least_float32(d.returns), mask)
+        error = (value - returns) ** 2
+        if self.clip_range is None:
+            return 0.5 * error
+        old = zero_where_masked(at_least_float32(d.value_old), mask)
+        clipped = (old + clip(value - old, -self.clip_range, self.clip_range) - returns) ** 2
+        return 0.5 * namespace(error).maximum(error, clipped)

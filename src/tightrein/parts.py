@@ -1,0 +1,73 @@
+"""Every part by name, for composing methods of one's own."""
+
+from .anchor.controller import AdaptiveKL, Constant
+from .credit import GAE, GroupCentred, GroupNormalised, LeaveOneOut
+from .objective.aggregate import (
+    Aggregation,
+    SeqMeanTokenMean,
+    SeqMeanTokenSum,
+    SeqMeanTokenSumNorm,
+    TokenMean,
+    TokenSum,
+)
+from .objective.divergence import K1, K2, K3, ExactOldKL, ReferenceKL, SampledOldKL
+from .objective.policy import (
+    SAPO,
+    SPO,
+    Cispo,
+    Clip,
+    DriftDPO,
+    Importance,
+    PolicyGradient,
+    PolicyObjective,
+    Surrogate,
+)
+from .objective.ratio import Ratio, SequenceMeanRatio, SequenceProductRatio, TokenRatio
+from .objective.value import ValueLoss
+from .reward import KLInReward, SoftOverlong
+from .selection import DropTruncated, DynamicSampling
+from .settings import Part, setting
+from .step import Adam, RMSprop
+
+__all__ = [
+    "GAE",
+    "K1",
+    "K2",
+    "K3",
+    "SAPO",
+    "SPO",
+    "Adam",
+    "AdaptiveKL",
+    "Aggregation",
+    "Cispo",
+    "Clip",
+    "Constant",
+    "DriftDPO",
+    "DropTruncated",
+    "DynamicSampling",
+    "ExactOldKL",
+    "GroupCentred",
+    "GroupNormalised",
+    "Importance",
+    "KLInReward",
+    "LeaveOneOut",
+    "Part",
+    "PolicyGradient",
+    "PolicyObjective",
+    "RMSprop",
+    "Ratio",
+    "ReferenceKL",
+    "SampledOldKL",
+    "SeqMeanTokenMean",
+    "SeqMeanTokenSum",
+    "SeqMeanTokenSumNorm",
+    "SequenceMeanRatio",
+    "SequenceProductRatio",
+    "SoftOverlong",
+    "Surrogate",
+    "TokenMean",
+    "TokenRatio",
+    "TokenSum",
+    "ValueLoss",
+    "setting",
+]

@@ -1,0 +1,191 @@
+"""Parts: frozen dataclasses whose fields are the hyperparameters, checked at construction and set by path."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from .errors import TightreinError, nearest, unknown
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Declare a numeric hyperparameter of a part together with the bounds it must respect."""
+    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return dataclasses.field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
+
+
+_HOLDS = {
+    "above": (lambda x, b: x > b, ">"),
+    "at_least": (lambda x, b: x >= b, ">="),
+    "below": (lambda x, b: x < b, "<"),
+    "at_most": (lambda x, b: x <= b, "<="),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Base of everything a method is made of.
+
+    A subclass is a frozen dataclass: hashable (static under jax.jit), comparable, printable. Its fields are
+    reached as `path.to.field` by `override` and by the command line's `--set`.
+    """
+
+    equation: ClassVar[str] = ""  # one line for `tightrein show`
+    needs: ClassVar[frozenset[str]] = frozenset()  # fields of Decisions that it reads
+    _known: ClassVar[dict[str, type[Part]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Part._known[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(f.default, float) and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, f.name, value)
+            self._check_type(f, value)
+            self._check_bounds(f, value)
+
+    def _check_type(self, f: dataclasses.Field[Any], value: Any) -> None:
+        for kind in (bool, int, float, str):
+            if type(f.default) is kind and type(value) is not kind:
+                if value is None and "None" in str(f.type):
+                    return
+                raise TightreinError(
+                    f"{type(self).__name__}.{f.name} is {value!r}, but should be a {kind.__name__}",
+                    f"for example {f.name}={f.default!r}",
+                )
+
+    def _check_bounds(self, f: dataclasses.Field[Any], value: Any) -> None:
+        for name, bound in f.metadata.items():
+            if name not in _HOLDS or value is None:
+                continue
+            holds, sign = _HOLDS[name]
+            if not isinstance(value, (int, float)) or not holds(value, bound):
+                raise TightreinError(
+                    f"{type(self).__name__}.{f.name} is {value!r}, but must be {sign} {bound}",
+                    f"give {f.name} a value {sign} {bound}",
+                )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """Yield (name, value) of each field; parts inside tuples are named after their class."""
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple) and any(isinstance(v, Part) for v in value):
+                for part in value:
+                    yield f"{f.name}.{snake_case(type(part).__name__)}", part
+            else:
+                yield f.name, value
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Yield (path, value) of every field below this part, parts before what is in them."""
+        for name, value in self.children():
+            yield prefix + name, value
+            if isinstance(value, Part):
+                yield from value.walk(f"{prefix}{name}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter as path -> value; a part stands as its class name."""
+        return {p: type(v).__name__ if isinstance(v, Part) else v for p, v in self.walk() if _is_setting(v)}
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with the settings at the given paths changed.
+
+        A path may be shortened to its end ("epsilon") while that is unambiguous. Strings are read as the
+        type of the field; a part is replaced by a part or by the class name of one.
+
+        Raises TightreinError for an unknown or ambiguous path, naming the nearest, and for a bad value.
+        """
+        result = self
+        for path in sorted(changes, key=lambda p: p.count(".")):  # parts before what is inside them
+            result = result._set(result._resolve(path), changes[path])
+        return result
+
+    def _resolve(self, path: str) -> str:
+        known = [p for p, v in self.walk() if _is_setting(v)]
+        if path in known:
+            return path
+        ends = [p for p in known if p.endswith("." + path)]
+        if len(ends) == 1:
+            return ends[0]
+        if ends:
+            raise TightreinError(f"setting {path!r} is ambiguous", "say which: " + ", ".join(ends))
+        near = nearest(path, known) or known[:8]
+        raise TightreinError(f"there is no setting {path!r}", f"nearest: {', '.join(near)}")
+
+    def _set(self, path: str, value: Any) -> Self:
+        name, child = next((n, c) for n, c in self.children() if path == n or path.startswith(n + "."))
+        new = child._set(path[len(name) + 1 :], value) if path != name else _read(path, child, value)
+        if "." not in name:
+            return self.replace(**{name: new})
+        field = name.split(".")[0]
+        return self.replace(**{field: tuple(new if p is child else p for p in getattr(self, field))})
+
+    def label(self) -> str:
+        """Class name and hyperparameters on one line."""
+        inner = ", ".join(
+            f"{n}={v.label() if isinstance(v, Part) else v!r}" for n, v in self.children() if _is_setting(v)
+        )
+        return f"{type(self).__name__}({inner})"
+
+
+def snake_case(name: str) -> str:
+    """KLInReward -> kl_in_reward."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, Part))
+
+
+def _read(path: str, old: Any, new: Any) -> Any:
+    if isinstance(old, Part):
+        return _read_part(path, old, new)
+    if not isinstance(new, str) or isinstance(old, str):
+        return new
+    readers = {bool: _read_bool, int: int, float: float, type(None): _read_optional}
+    try:
+        return readers[type(old)](new) if new.lower() != "none" else None
+    except ValueError:
+        kind = {type(None): "number or none"}.get(type(old), type(old).__name__)
+        raise TightreinError(f"{path}={new} is not a {kind}", f"the present value is {old!r}") from None
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError(text)
+    return text.lower() in ("true", "1", "yes")
+
+
+def _read_optional(text: str) -> float | int:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+
+
+def _read_part(path: str, old: Part, new: Any) -> Part:
+    family = next(c for c in type(old).__mro__ if Part in c.__bases__)
+    if isinstance(new, family):
+        return new
+    choices = {n: c for n, c in Part._known.items() if issubclass(c, family) and c is not family}
+    if isinstance(new, str) and new in choices:
+        try:
+            return choices[new]()
+        except TypeError:
+            raise TightreinError(
+                f"{new} cannot be made without arguments", f"pass {new}(...) in Python"
+            ) from None
+    given = new if isinstance(new, str) else type(new).__name__
+    raise unknown(f"{family.__name__} (for {path})", given, choices)
