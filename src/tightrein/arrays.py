@@ -12,34 +12,49 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 import array_api_compat as compat
+import numpy as np
 
 Array = Any  # numpy.ndarray, torch.Tensor or jax.Array
 
 LOG_RATIO_LIMIT = 20.0  # |logp - logp_old| beyond this is cut before exp(): e^20 squared still fits float32
 
 
+def _is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _is_jax(x: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
 def namespace(*arrays: Array) -> Any:
-    """Return the Array API namespace of `arrays` (None and Python numbers are ignored)."""
-    return compat.array_namespace(*(a for a in arrays if hasattr(a, "shape")))
+    """Return the Array API namespace of `arrays`; the first one decides."""
+    if _is_torch(arrays[0]):
+        import array_api_compat.torch as torch_namespace
+
+        return torch_namespace
+    return compat.array_namespace(arrays[0])
 
 
 def is_array(x: Any) -> bool:
     """Say whether `x` is an array of one of the three libraries."""
-    return bool(compat.is_numpy_array(x) or compat.is_torch_array(x) or compat.is_jax_array(x))
+    return _is_torch(x) or _is_jax(x) or isinstance(x, np.ndarray)
 
 
 def library(x: Array) -> str:
     """Name the array library of `x`: "NumPy", "PyTorch" or "JAX"."""
-    if compat.is_torch_array(x):
+    if _is_torch(x):
         return "PyTorch"
-    return "JAX" if compat.is_jax_array(x) else "NumPy"
+    return "JAX" if _is_jax(x) else "NumPy"
 
 
 def stop_gradient(x: Array) -> Array:
     """Return `x` as a constant: same value, no gradient."""
-    if compat.is_torch_array(x):
+    if _is_torch(x):
         return x.detach()
-    if compat.is_jax_array(x):
+    if _is_jax(x):
         import jax
 
         return jax.lax.stop_gradient(x)
@@ -48,7 +63,7 @@ def stop_gradient(x: Array) -> Array:
 
 def is_floating(x: Array) -> bool:
     """Say whether the elements of `x` are real floating-point numbers."""
-    if compat.is_torch_array(x):
+    if _is_torch(x):
         return bool(x.dtype.is_floating_point)
     return bool(x.dtype.kind in "fV" or str(x.dtype) == "bfloat16")
 
@@ -108,7 +123,7 @@ def linear_recurrence(x: Array, decay: Array, last: Array | None = None) -> Arra
     """
     xp = namespace(x)
     y = xp.zeros_like(x[:, 0]) if last is None else last
-    if compat.is_jax_array(x):
+    if _is_jax(x):
         import jax
 
         def step(carry: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -131,13 +146,11 @@ def group_sum(x: Array, group: Array) -> Array:
     xp = namespace(x)
     first = xp.searchsorted(xp.sort(group), group)  # one slot in [0, B) per group
     slots = xp.zeros_like(x)
-    if compat.is_torch_array(x):
+    if _is_torch(x):
         total = slots.index_add(0, first, x)
-    elif compat.is_jax_array(x):
+    elif _is_jax(x):
         total = slots.at[first].add(x)
     else:
-        import numpy as np
-
         total = slots
         np.add.at(total, first, x)
     return total[first]
@@ -162,9 +175,8 @@ def pytree(cls: _Class) -> _Class:
             own_check(self)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
-    made = dataclass(frozen=True)(cls)
-    _unregistered.append(made)
-    return made
+    _unregistered.append(dataclass(frozen=True)(cls))  # dataclass() changes the class and returns it
+    return cls
 
 
 def _register_all() -> None:
@@ -186,7 +198,7 @@ def _flattening(cls: type, names: Sequence[str], key: Any) -> tuple[Any, Any, An
 
     def unflatten(_: None, children: Sequence[Any]) -> Any:
         # Not through __init__: JAX also puts placeholders where arrays were, and they would fail the checks.
-        node = object.__new__(cls)
+        node: Any = object.__new__(cls)
         for name, child in zip(names, children, strict=True):
             object.__setattr__(node, name, child)
         return node

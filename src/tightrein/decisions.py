@@ -90,12 +90,12 @@ class Decisions:
     @property
     def shape(self) -> tuple[int, int]:
         """(B, T)."""
-        widest = max((_shape(a) for _, a in _two_dimensional(self)), key=lambda s: s[1], default=None)
-        if widest is None:
+        shapes = [a.shape for _, a in _two_dimensional(self)]
+        if not shapes:
             raise TightreinError(
                 "these Decisions hold no [B, T] array", "give at least one of logp, logp_old, mask"
             )
-        return widest
+        return int(shapes[0][0]), max(int(s[1]) for s in shapes)
 
     def weights(self) -> Array:
         """The mask as floating-point numbers, [B, T]; all ones when there is no mask."""
@@ -210,7 +210,7 @@ def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
     if not any(len(a.shape) == 2 for _, a in arrays):
         return
     rows, width = d.shape
-    reference = next(name for name, a in _two_dimensional(d) if _shape(a)[1] == width)
+    reference = next(name for name, a in _two_dimensional(d) if a.shape[1] == width)
     for name, a in arrays:
         fits = a.shape[0] == rows and (len(a.shape) == 1 or a.shape[1] in (1, width))
         if not fits:
@@ -223,7 +223,3 @@ def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
 def _two_dimensional(d: Decisions) -> list[tuple[str, Array]]:
     named = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
     return [(name, a) for name, a in named if a is not None and len(a.shape) == 2]
-
-
-def _shape(a: Array) -> tuple[int, int]:
-    return int(a.shape[0]), int(a.shape[1])

@@ -15,12 +15,12 @@ class TightreinError(ValueError):
     """
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
+        super().__init__(f"{what}\n  {remedy}")
         self.what = what
         self.remedy = remedy
 
-    def __str__(self) -> str:
-        return f"{self.what}\n  {self.remedy}"
+    def __reduce__(self) -> tuple[type[TightreinError], tuple[str, str]]:
+        return type(self), (self.what, self.remedy)  # so that it can cross between processes
 
 
 def nearest(name: str, options: Iterable[str], n: int = 3) -> list[str]:
@@ -64,7 +64,9 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
+        missing = (error.name or module).partition(".")[0]
+        if missing == __package__:  # a fault of ours, not of the installation
+            raise
         raise TightreinError(
             f"this needs the Python package '{missing}', which is not installed",
             f'pip install "tightrein[{extra}]"',

@@ -109,7 +109,8 @@ class Method(Part):
         selection drops is masked. Raises TightreinError when a field is missing.
         """
         require(decisions, self.prepare_needs, f"{self.key} (rewards to advantages)")
-        for part in (*self.reward, self.credit, *self.selection):
+        stages: tuple[RewardPart | Credit | Selection, ...] = (*self.reward, self.credit, *self.selection)
+        for part in stages:
             decisions = part(decisions)
         return decisions
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self, cast
 
 from .errors import TightreinError, nearest, unknown
 
@@ -23,7 +23,7 @@ def setting(
     return dataclasses.field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
 
 
-_HOLDS = {
+_HOLDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "above": (lambda x, b: x > b, ">"),
     "at_least": (lambda x, b: x >= b, ">="),
     "below": (lambda x, b: x < b, "<"),
@@ -129,10 +129,11 @@ class Part:
 
     def _set(self, path: str, value: Any) -> Self:
         name, child = next((n, c) for n, c in self.children() if path == n or path.startswith(n + "."))
-        new = child._set(path[len(name) + 1 :], value) if path != name else _read(path, child, value)
-        if "." not in name:
-            return self.replace(**{name: new})
         field = name.split(".")[0]
+        declared = str({f.name: f.type for f in dataclasses.fields(self)}[field])
+        new = child._set(path[len(name) + 1 :], value) if path != name else _read(path, declared, child, value)
+        if field == name:
+            return self.replace(**{name: new})
         return self.replace(**{field: tuple(new if p is child else p for p in getattr(self, field))})
 
     def label(self) -> str:
@@ -152,17 +153,19 @@ def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, Part))
 
 
-def _read(path: str, old: Any, new: Any) -> Any:
-    if isinstance(old, Part):
-        return _read_part(path, old, new)
+def _read(path: str, declared: str, old: Any, new: Any) -> Any:
+    """The new value of a field, from a value or from text; `declared` is the field's type as written."""
+    if "None" in declared and (new is None or str(new).lower() == "none"):
+        return None
+    if isinstance(old, Part) or isinstance(new, Part) or (isinstance(new, str) and new in Part._known):
+        return _read_part(path, declared, old, new)
     if not isinstance(new, str) or isinstance(old, str):
         return new
-    readers = {bool: _read_bool, int: int, float: float, type(None): _read_optional}
+    readers: dict[type, Callable[[str], Any]] = {bool: _read_bool, int: int, float: float}
     try:
-        return readers[type(old)](new) if new.lower() != "none" else None
+        return readers.get(type(old), _read_number)(new)
     except ValueError:
-        kind = {type(None): "number or none"}.get(type(old), type(old).__name__)
-        raise TightreinError(f"{path}={new} is not a {kind}", f"the present value is {old!r}") from None
+        raise TightreinError(f"{path}={new} is not a {declared}", f"the present value is {old!r}") from None
 
 
 def _read_bool(text: str) -> bool:
@@ -171,21 +174,28 @@ def _read_bool(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
-def _read_optional(text: str) -> float | int:
+def _read_number(text: str) -> float | int:
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 
 
-def _read_part(path: str, old: Part, new: Any) -> Part:
-    family = next(c for c in type(old).__mro__ if Part in c.__bases__)
+def _read_part(path: str, declared: str, old: Any, new: Any) -> Part:
+    if new == type(old).__name__:  # its own name: what is set inside it stays
+        return cast(Part, old)
+    family = Part._known.get(re.findall(r"\w+", declared.removeprefix("tuple"))[0])
+    if family is None:
+        raise TightreinError(f"{path} is a {declared} and cannot be {new!r}", f"the present value is {old!r}")
     if isinstance(new, family):
         return new
     choices = {n: c for n, c in Part._known.items() if issubclass(c, family) and c is not family}
     if isinstance(new, str) and new in choices:
-        try:
-            return choices[new]()
-        except TypeError:
-            raise TightreinError(
-                f"{new} cannot be made without arguments", f"pass {new}(...) in Python"
-            ) from None
-    given = new if isinstance(new, str) else type(new).__name__
-    raise unknown(f"{family.__name__} (for {path})", given, choices)
+        return _make(choices[new])
+    raise unknown(f"{family.__name__} (for {path})", new if isinstance(new, str) else type(new).__name__, choices)
+
+
+def _make(cls: type[Part]) -> Part:
+    try:
+        return cls()
+    except TypeError:
+        raise TightreinError(
+            f"{cls.__name__} cannot be made without arguments", "make it in Python and pass it"
+        ) from None

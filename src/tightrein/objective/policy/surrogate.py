@@ -45,8 +45,7 @@ class Surrogate(Part):
         if isinstance(self.ratio, TokenRatio):
             return advantage
         total = xp.sum(mask, axis=1, keepdims=True)
-        mean = xp.sum(advantage, axis=1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
-        return mean
+        return xp.sum(advantage, axis=1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
 
     def clipped(self, r: Array, advantage: Array) -> Array:
         """1 where the trust region is active (the field's "clip fraction" is its mean), elementwise."""

@@ -1,0 +1,72 @@
+"""Slips of a user: each one clear sentence, and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tightrein as tr
+
+ONES = np.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"logp": ONES, "mask": np.ones((2, 4))}, r"logp has shape \(2, 3\).*\(2, 4\)"),
+        ({"logp": ONES, "reward": np.ones(5)}, r"reward has shape \(5,\)"),
+        ({"logp": np.ones(3)}, r"logp has shape \(3,\), but should be \[B, T\]"),
+        ({"logp": ONES, "group": np.ones((2, 3))}, r"group has shape .* should be \[B\]"),
+        ({"logp": ONES, "mask": torch.ones(2, 3)}, "libraries are mixed"),
+        ({"logp": [[1.0, 2.0]]}, "logp is a list, not an array"),
+    ],
+)
+def test_wrong_shapes_and_libraries(made: dict[str, Any], said: str) -> None:
+    with pytest.raises(tr.TightreinError, match=said):
+        tr.Decisions(**made)
+
+
+def test_missing_fields_name_method_field_and_shape() -> None:
+    with pytest.raises(tr.TightreinError, match=r"grpo needs advantage, logp_ref") as error:
+        tr.method("grpo").loss(tr.Decisions(logp=ONES, logp_old=ONES))
+    assert "logp_ref [B, T]" in error.value.remedy
+    assert "method.prepare" in error.value.remedy
+    with pytest.raises(tr.TightreinError, match=r"grpo \(rewards to advantages\) needs group, reward"):
+        tr.method("grpo").prepare(tr.Decisions(logp=ONES))
+    with pytest.raises(tr.TightreinError, match="ppo_kl needs advantage, dist, dist_old"):
+        tr.method("ppo_kl").loss(tr.Decisions(logp=ONES, logp_old=ONES))
+    with pytest.raises(tr.TightreinError, match="ValueLoss needs returns"):
+        tr.method("ppo_clip").loss(tr.Decisions(logp=ONES, logp_old=ONES, advantage=ONES, value=ONES))
+
+
+def test_truncation_without_a_value_behind_it() -> None:
+    d = tr.Decisions(reward=ONES, value_old=ONES, truncated=ONES * 0)
+    with pytest.raises(tr.TightreinError, match=r"no value of the states behind the cuts"):
+        tr.method("spo").prepare(d)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: tr.method("spoo"), "unknown method 'spoo'; nearest: spo"),
+        (lambda: tr.method("spo", epsilo=0.1), r"no setting 'epsilo'\n  nearest: objective.surrogate.epsilon"),
+        (lambda: tr.method("spo", epsilon=-0.1), r"SPO.epsilon is -0.1, but must be > 0"),
+        (lambda: tr.method("spo", epsilon="much"), "epsilon=much is not a float"),
+        (lambda: tr.method("spo", epsilon=float("nan")), "must be > 0"),
+        (lambda: tr.method("grpo", coef=0.1), "ambiguous"),
+        (lambda: tr.method("grpo", aggregate="TokenMeans"), r"unknown Aggregation.*TokenMean"),
+        (lambda: tr.method("grpo", trust="K3"), r"unknown OldPolicyKL.*SampledOldKL"),
+        (lambda: tr.method("spo", epsilon="SPO"), "is a float and cannot be 'SPO'"),
+        (lambda: tr.method("grpo", surrogate=None), "unknown Surrogate"),
+        (lambda: tr.method("grpo", epochs=1.5), "should be a int"),
+        (lambda: tr.method("spo", variant="relased"), "unknown variant of spo"),
+        (lambda: tr.method("spo").override({"key": "mine"}), "not a setting"),
+        (lambda: tr.method("spo", anneal="maybe"), "anneal=maybe is not a bool"),
+    ],
+)
+def test_slips_in_settings(call: Any, said: str) -> None:
+    with pytest.raises(tr.TightreinError, match=said):
+        call()
