@@ -1,0 +1,51 @@
+# make demo   trains by name on a control task and on a language task, and writes demo/report.html
+# make test   proves it
+# make check  the tests, and everything else that must hold before a change lands
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+# Two workers of one thread each: these models are too small to gain from more.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow check lint types format bench clean
+
+$(VENV)/.all: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing tightrein and what its engines need into $(VENV) (some minutes the first time) ..."
+	$(PIP) torch==2.13.0
+	$(PIP) -e ".[all]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.all
+	$(PIP) -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.all
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/control_throughput.py
+	$(BIN)/python benchmarks/language_throughput.py
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
