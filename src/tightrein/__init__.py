@@ -9,6 +9,7 @@ from . import parts
 from .catalogue import method, methods
 from .decisions import Decisions, Loss
 from .distributions import Categorical, DiagonalGaussian
+from .engines import train
 from .errors import TightreinError
 from .method import Method, Source, Training
 
@@ -26,4 +27,5 @@ __all__ = [
     "method",
     "methods",
     "parts",
+    "train",
 ]

@@ -1,0 +1,5 @@
+"""The command `tightrein`."""
+
+from tightrein.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,128 @@
+"""Which command was asked for, and what its end means: 0 done, 2 the user's slip, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from tightrein.errors import TightreinError, require
+
+
+@dataclass(frozen=True)
+class Methods:
+    """List the methods: key, title, paper, home, and what each is made of."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from tightrein.cli.catalogue import print_methods
+
+        print_methods()
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show a method: formula, paper, code, where they differ, and every hyperparameter with its bounds."""
+
+    key: str
+    """Method by its key (`tightrein methods` lists them)."""
+    variant: str = "paper"
+    """As the "paper" has it, or as the "released" code does where they differ."""
+
+    def run(self) -> None:
+        """Print it."""
+        from tightrein.cli.catalogue import print_method
+
+        print_method(self.key, self.variant)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained HTML page about runs: learning curves, figures, settings, versions, commands."""
+
+    runs: tuple[Path, ...]
+    """Run folders, or folders that hold run folders."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    figure: Path | None = None
+    """Write the learning curves to this .svg, .png or .pdf file too."""
+
+    def run(self) -> None:
+        """Write it and say where it is."""
+        from tightrein.lab.report import figure, write_report
+
+        write_report(self.runs, self.out)
+        print(f"report: {self.out}")
+        if self.figure is not None:
+            figure(self.runs, self.figure)
+            print(f"figure: {self.figure}")
+
+
+@dataclass(frozen=True)
+class Control:
+    """Train a policy on a control task."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """Train a language model on a task with checkable answers."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Unexpected exceptions keep their traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(given)
+    except TightreinError as error:
+        _complain(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, `head` for example, has had enough; nothing is left to say at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _run(given: list[str]) -> None:
+    if given == ["--version"]:
+        print(f"tightrein {version('tightrein')}")
+    elif given[:1] == ["train"] and given[1:2] in (["control"], ["language"]):
+        from tightrein.cli.train import train
+
+        train(given[1], given[2:])
+    else:
+        _parse(given).run()
+
+
+def _parse(given: list[str]) -> Any:
+    """The command as one of the classes above; help and slips end here, in tyro, with exit code 0 or 2."""
+    tyro = require("tyro", "cli")
+    annotated: Any = Annotated  # with what is only known here
+
+    def choice(members: dict[str, Any]) -> Any:
+        union: Any = None
+        for name, kind in members.items():
+            member = annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+            union = member if union is None else union | member
+        return union
+
+    train = make_dataclass("Train", [("engine", choice({"control": Control, "language": Language}))])
+    train.__doc__ = "Train a policy: `tightrein train control --help`, `tightrein train language --help`."
+    commands = {"train": train, "methods": Methods, "show": Show, "report": Report}
+    return tyro.cli(
+        choice(commands),
+        prog="tightrein",
+        description="Policy optimization under a trust region, every published method by name.",
+        args=given or ["--help"],
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+
+
+def _complain(error: TightreinError) -> None:
+    red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "", "")
+    print(f"{red}{bold}error:{plain}{red} {error}{plain}", file=sys.stderr)

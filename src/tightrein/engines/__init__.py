@@ -1,0 +1,38 @@
+"""Engines: where experience comes from and parameters are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from ..errors import require, unknown
+
+CONFIGS = {"control": "ControlConfig", "language": "LanguageConfig"}
+
+
+def load(engine: str) -> tuple[type[Any], Callable[[Any], dict[str, Any]]]:
+    """The configuration class of an engine and its `train` function.
+
+    Raises TightreinError for an unknown engine, and when the packages it needs are not installed.
+    """
+    if engine not in CONFIGS:
+        raise unknown("engine", engine, CONFIGS)
+    config = getattr(require(f"tightrein.engines.{engine}.config", engine), CONFIGS[engine])
+    return config, require(f"tightrein.engines.{engine}.train", engine).train
+
+
+def train(engine: str, **settings: Any) -> dict[str, Any]:
+    """Train a policy, as `tightrein train ENGINE` does, and return the summary of the run.
+
+    engine: "control" or "language". settings: the flags of the command with underscores, for example
+    `train("control", method="spo", env="CartPole-v1", seeds=4, set=("epsilon=0.1",))`.
+
+    Raises TightreinError for anything wrong with them, before training starts.
+    """
+    config, run = load(engine)
+    known = [f.name for f in fields(config)]
+    for name in settings:
+        if name not in known:
+            raise unknown(f"setting of the {engine} engine", name, known)
+    return run(config(**settings))
