@@ -23,7 +23,7 @@ State = Mapping[str, Array]
 class PolicyObjective(Part):
     """L = aggregate( surrogate + penalties - c2 entropy ) + c1 mean( value loss ).
 
-    The value loss takes part when the Decisions carry a `value`. `standardise` makes the advantages of the
+    The value loss takes part when c1 is not 0 and the Decisions carry a `value`. `standardise` makes the advantages of the
     batch at hand (usually a minibatch) mean 0 and deviation 1 first.
     """
 
@@ -31,7 +31,7 @@ class PolicyObjective(Part):
     aggregate: Aggregation = TokenMean()
     reference: ReferenceKL = ReferenceKL()
     trust: OldPolicyKL | None = None
-    value: ValueLoss = ValueLoss()
+    value: ValueLoss = ValueLoss(coef=0.0)
     entropy: float = setting(0.0)
     standardise: bool = False
 
