@@ -1,0 +1,79 @@
+"""Making a catalogue method fit for control: what cannot work here is replaced, and said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tightrein as tr
+from tightrein.engines.control.config import ControlConfig
+from tightrein.errors import TightreinError
+
+TRAINING = tr.Training(epochs=10, minibatches=32)
+STEP = tr.parts.Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5)
+
+# Fields of Decisions that this engine fills, before `prepare` and before `loss`.
+PREPARED = frozenset({"logp_old", "mask", "reward", "value_old", "value_next", "terminated", "truncated", "dist_old"})
+GIVEN = PREPARED | {"logp", "advantage", "returns", "value", "entropy", "dist"}
+
+# What a user can set so that a field is no longer needed.
+REMEDIES = {
+    "logp_ref": "there is no reference policy in control: --set objective.reference.coef=0",
+    "logp_behaviour": "rollouts here are on-policy: choose a method that does not correct for a behaviour policy",
+}
+
+
+def compose(config: ControlConfig) -> tuple[Any, list[str]]:
+    """The method of `config` with its overrides, and notes on what was replaced to run it in control.
+
+    Raises:
+        TightreinError: unknown method, variant or setting; or a method that needs what control cannot supply.
+    """
+    method, notes = _at_home(tr.method(config.method, config.variant))
+    method = method.override({**config.overrides, **_flags(config)})
+    _check(method)
+    return method, notes
+
+
+def _at_home(method: Any) -> tuple[Any, list[str]]:
+    """The method with control's own credit, step and training where its own are those of language models."""
+    if method.home == "control":
+        return method, []
+    notes = [
+        f"{method.key} comes from language models: its objective is kept; credit is GAE instead of "
+        f"{type(method.credit).__name__}; step and training are the control defaults; each time step is a row of its "
+        "own, so losses are averaged over steps"
+    ]
+    dropped = [type(part).__name__ for part in (*method.reward, *method.selection)]
+    if dropped:
+        notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
+    fitted = method.replace(
+        credit=tr.parts.GAE(standardise=True), step=STEP, training=TRAINING, reward=(), selection=(),
+        objective=method.objective.replace(aggregate=tr.parts.TokenMean()),
+    )  # fmt: skip
+    return fitted, notes
+
+
+def _flags(config: ControlConfig) -> dict[str, Any]:
+    """Flags that are settings of the method under a short name."""
+    named = {
+        "training.epochs": config.epochs,
+        "training.minibatches": config.minibatches,
+        "step.learning_rate": config.learning_rate,
+    }
+    return {path: value for path, value in named.items() if value is not None}
+
+
+def _check(method: Any) -> None:
+    missing = sorted((method.needs - GIVEN) | (method.prepare_needs - PREPARED))
+    if missing:
+        reason = REMEDIES.get(missing[0], "choose a method or a part that does not read it")
+        raise TightreinError(f"{method.key} needs {', '.join(missing)}, which the control engine cannot supply", reason)
+    if "returns" not in _credited(method):
+        raise TightreinError(
+            f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"
+        )
+
+
+def _credited(method: Any) -> frozenset[str]:
+    """Fields that the credit fills: rules that read value estimates also fill the value's targets."""
+    return frozenset({"advantage", "returns"} if "value_old" in method.credit.needs else {"advantage"})

@@ -1,0 +1,156 @@
+"""What a control run is told, and the checks on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tightrein.errors import TightreinError
+
+ENVS, ROLLOUT = 8, 256  # where neither the user nor the method says otherwise
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Train a policy on a control task. None means: as the method has it, or automatic."""
+
+    method: str = "ppo_clip"
+    """Method by its key (`tightrein methods` lists them)."""
+    variant: str = "paper"
+    """The method as the "paper" has it, or as the "released" code does where they differ."""
+    env: str = "CartPole-v1"
+    """Environment by its name in gymnax, EnvPool or Gymnasium."""
+    backend: str = "auto"
+    """gymnax, envpool, gymnasium, or auto: the first of these that has the environment."""
+    seeds: int = 1
+    """How many seeds train side by side in this run."""
+    seed: int = 0
+    """The first seed; the others follow it."""
+    total_steps: int = 200_000
+    """Environment steps of each seed."""
+    envs: int | None = None
+    """Environments of each seed (the method's own, else 8)."""
+    rollout: int | None = None
+    """Steps per environment between two policy updates (the method's own, else 256)."""
+    epochs: int | None = None
+    """Passes over each rollout."""
+    minibatches: int | None = None
+    """Gradient steps in each pass."""
+    learning_rate: float | None = None
+    """Step size of the optimizer."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of the policy and of the value network."""
+    normalise_obs: bool | None = None
+    """Normalise observations by running mean and deviation (automatic: continuous actions on host simulators)."""
+    normalise_reward: bool | None = None
+    """Scale rewards by the running deviation of the return (automatic: as normalise_obs)."""
+    eval_every: int | None = None
+    """Iterations between evaluations (automatic: about ten in a run). The end is always evaluated."""
+    eval_episodes: int = 20
+    """Evaluation episodes of each seed, with the most probable action."""
+    log_every: int | None = None
+    """Iterations between two lines of metrics (automatic: about a hundred in a run)."""
+    checkpoint_every: int | None = None
+    """Iterations between checkpoints (automatic: about ten in a run)."""
+    set: tuple[str, ...] = ()
+    """Hyperparameters as path=value, for example objective.surrogate.epsilon=0.1."""
+    out: Path | None = None
+    """Folder of the run (automatic: runs/METHOD-ENV-SEED)."""
+    resume: bool = False
+    """Go on with the run in this folder from its last checkpoint."""
+    quiet: bool | None = None
+    """Show no progress."""
+
+    def __post_init__(self) -> None:
+        positive = ("seeds", "total_steps", "envs", "rollout", "epochs", "minibatches", "learning_rate")
+        cadences = ("eval_every", "eval_episodes", "log_every", "checkpoint_every")
+        for name in (*positive, *cadences):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise TightreinError(
+                    f"{name} is {value}, but must be above 0", f"give --{_flag(name)} a positive number"
+                )
+        if self.seed < 0 or self.seed + self.seeds > 2**31:
+            raise TightreinError(f"seed is {self.seed}", "seeds are whole numbers from 0 to 2147483647")
+        if any(width < 1 for width in self.hidden):
+            raise TightreinError(f"hidden is {self.hidden}", "give each hidden layer at least one unit")
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """`set` as path -> value."""
+        pairs = [item.partition("=") for item in self.set]
+        for path, equals, value in pairs:
+            if not (path and equals and value):
+                raise TightreinError(f"--set {path}{equals}{value} is not path=value", "for example --set epsilon=0.1")
+        return {path.strip(): value.strip() for path, _, value in pairs}
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return self.out or Path("runs") / f"{self.method}-{self.env.replace('/', '_')}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run, all known: batch shape and iterations.
+
+    Raises:
+        TightreinError: the budget holds no rollout, or minibatches do not divide it.
+    """
+
+    envs: int
+    rollout: int
+    epochs: int
+    minibatches: int
+    iterations: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: ControlConfig, training: Any) -> Plan:
+        """The plan for `config` with a method whose `training` is this. The budget is never exceeded."""
+        envs = config.envs or training.envs or ENVS
+        rollout = config.rollout or training.rollout or ROLLOUT
+        batch = envs * rollout
+        if batch % training.minibatches:
+            raise TightreinError(
+                f"{training.minibatches} minibatches do not divide a rollout of {envs} envs x {rollout} steps",
+                "choose --envs, --rollout and --minibatches so that they do",
+            )
+        iterations = config.total_steps // batch
+        if not iterations:
+            raise TightreinError(
+                f"total_steps is {config.total_steps}, less than one rollout of {envs} envs x {rollout} steps",
+                "raise --total-steps, or lower --envs or --rollout",
+            )
+        tenth = max(1, iterations // 10)
+        return cls(
+            envs, rollout, training.epochs, training.minibatches, iterations,
+            config.log_every or max(1, iterations // 100),
+            config.eval_every or tenth,
+            config.checkpoint_every or tenth,
+        )  # fmt: skip
+
+    @property
+    def batch(self) -> int:
+        """Environment steps of one seed in an iteration."""
+        return self.envs * self.rollout
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps in the whole run."""
+        return self.iterations * self.epochs * self.minibatches
+
+    def next_stop(self, iteration: int) -> int:
+        """The next iteration after which something is logged, evaluated or saved.
+
+        It depends on nothing but the plan, so an interrupted run stops where an uninterrupted one does.
+        """
+        nexts = ((iteration // every + 1) * every for every in (self.log_every, self.eval_every, self.checkpoint_every))
+        return min(*nexts, self.iterations)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,42 @@
+"""gymnax environments: they run inside the compiled training, one key and state an environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = Any
+
+
+def strong(tree: Any) -> Any:
+    """Drops JAX's weak types, which would change a loop's carry after one step."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
+
+
+class DeviceEnv:
+    """One gymnax environment as pure functions, without its auto-reset (the rollout resets, keeping the last state).
+
+    gymnax >= 1.0 reports termination from `step_env` and the time limit from `is_truncated`, apart.
+    """
+
+    def __init__(self, env: Any, params: Any) -> None:
+        self._env = env
+        self.params = params
+        self.time_limit = int(params.max_steps_in_episode)
+
+    def reset(self, key: Array) -> tuple[Array, Any]:
+        """A fresh state: observation [D] and state."""
+        observation, state = self._env.reset_env(key, self.params)
+        return _flat(observation), strong(state)
+
+    def step(self, key: Array, state: Any, action: Array) -> tuple[Array, Any, Array, Array, Array]:
+        """One step: observation [D] of the state reached, state, reward, terminated, truncated (0 where terminated)."""
+        observation, state, reward, terminated, _ = self._env.step_env(key, state, action, self.params)
+        truncated = jnp.logical_and(self._env.is_truncated(state, self.params), jnp.logical_not(terminated))
+        return _flat(observation), strong(state), jnp.asarray(reward, jnp.float32), terminated, truncated
+
+
+def _flat(observation: Array) -> Array:
+    return jnp.ravel(observation).astype(jnp.float32)

@@ -1,0 +1,170 @@
+"""What a language run is told, and the numbers it takes where it was told nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tightrein.errors import TightreinError
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Train a language model on a task with checkable answers. None means: as the method or the preset has it."""
+
+    method: str = "grpo"
+    """Method by its key (`tightrein methods` lists them)."""
+    variant: str = "paper"
+    """The method as the "paper" has it, or as the "released" code does where they differ."""
+    model: str = EMBEDDED
+    """Folder or Hugging Face name of a causal language model; "embedded" is a small one made on the spot."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters (peft) on every linear layer; 0 trains all parameters."""
+    task: str = "spell_backward"
+    """Task of reasoning-gym by its name."""
+    task_set: tuple[str, ...] = ()
+    """Parameters of the task as name=value, for example min_word_len=3."""
+    dataset: str | None = None
+    """Instead of a task: a .jsonl or .json file, a folder, or a Hub name of a dataset with a column `prompt`."""
+    reward: str | None = None
+    """Reward function of TRL's signature for the dataset, as module:function or file.py:function."""
+    seed: int = 0
+    """Seed of everything random."""
+    updates: int | None = None
+    """Iterations of sampling and training (embedded: 150, else 100)."""
+    prompts: int | None = None
+    """Prompts in an iteration (embedded: 128, else 8)."""
+    group_size: int | None = None
+    """Answers to each prompt."""
+    epochs: int | None = None
+    """Passes over the answers of an iteration."""
+    minibatches: int | None = None
+    """Gradient steps in each pass."""
+    learning_rate: float | None = None
+    """Step size of the optimizer."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens (embedded: longest worked example and 2 more, else 256)."""
+    temperature: float = 1.0
+    """Of the distribution that is sampled from and trained."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens with this probability; below 1 no longer what is trained."""
+    warmup_examples: int = 128
+    """Worked examples that the embedded model is fine-tuned on first."""
+    warmup_accuracy: float = 0.3
+    """Exact match of sampled answers at which that ends, on problems that are neither worked examples nor held out."""
+    warmup_steps: int = 250
+    """Steps after which it ends in any case."""
+    eval_problems: int = 500
+    """Held-out problems; they are never trained on."""
+    eval_every: int | None = None
+    """Updates between evaluations (automatic: about ten in a run). Start and end are always evaluated."""
+    checkpoint_every: int | None = None
+    """Updates between checkpoints (automatic: about ten in a run)."""
+    set: tuple[str, ...] = ()
+    """Hyperparameters as path=value, for example objective.surrogate.epsilon=0.1."""
+    out: Path | None = None
+    """Folder of the run (automatic: runs/METHOD-TASK-SEED)."""
+    resume: bool = False
+    """Go on with the run in this folder from its last checkpoint."""
+    quiet: bool | None = None
+    """Show no progress."""
+
+    def __post_init__(self) -> None:
+        counts = ("updates", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens", "warmup_examples")
+        others = ("learning_rate", "temperature", "eval_problems", "eval_every", "checkpoint_every", "top_p")
+        for name in (*counts, *others):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise _bad(name, value, "a positive number")
+        for name in ("lora_rank", "warmup_steps", "seed"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise _bad(name, getattr(self, name), "a whole number from 0 to 2147483647")
+        if self.top_p > 1:
+            raise _bad("top_p", self.top_p, "at most 1 (1 switches it off)")
+        if self.reward is not None and self.dataset is None:
+            raise TightreinError("--reward is given without --dataset", "reasoning-gym tasks score answers themselves")
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """`set` as path -> value."""
+        return pairs("--set", self.set, "epsilon=0.1")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the small model of the library's own is trained."""
+        return self.model == EMBEDDED
+
+    @property
+    def subject(self) -> str:
+        """Short name of the task or dataset."""
+        return self.task if self.dataset is None else Path(self.dataset).stem
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return self.out or Path("runs") / f"{self.method}-{self.subject}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run, all known.
+
+    Raises:
+        TightreinError: more minibatches than answers, or too few answers in a group to compare.
+    """
+
+    updates: int
+    prompts: int
+    group_size: int
+    epochs: int
+    minibatches: int
+    eval_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: LanguageConfig, training: Any) -> Plan:
+        """The plan for `config` with a method whose `training` is this."""
+        updates = config.updates or (150 if config.embedded else 100)
+        prompts = config.prompts or (128 if config.embedded else 8)
+        answers = prompts * training.group_size
+        if training.minibatches > answers:
+            raise TightreinError(
+                f"{training.minibatches} minibatches are more than {prompts} prompts x {training.group_size} answers",
+                "lower --minibatches, or raise --prompts or --group-size",
+            )
+        if training.group_size < 2:
+            raise TightreinError(
+                "a group of one answer has nothing to be compared with",
+                "give --group-size 2 or more",
+            )
+        tenth = max(1, updates // 10)
+        return cls(
+            updates, prompts, training.group_size, training.epochs, training.minibatches,
+            config.eval_every or tenth, config.checkpoint_every or tenth,
+        )  # fmt: skip
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps in the whole run."""
+        return self.updates * self.epochs * self.minibatches
+
+
+def pairs(flag: str, items: tuple[str, ...], example: str) -> dict[str, str]:
+    """name=value items as a dict.
+
+    Raises:
+        TightreinError: an item that is not of this form.
+    """
+    split = [item.partition("=") for item in items]
+    for name, equals, value in split:
+        if not (name and equals and value):
+            raise TightreinError(f"{flag} {name}{equals}{value} is not name=value", f"for example {flag} {example}")
+    return {name.strip(): value.strip() for name, _, value in split}
+
+
+def _bad(name: str, value: Any, wanted: str) -> TightreinError:
+    return TightreinError(f"{name} is {value}", f"give --{name.replace('_', '-')} {wanted}")

@@ -1,0 +1,164 @@
+"""The model that is trained, its tokenizer, and how a prompt becomes token ids."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.datasets import first_line
+from tightrein.engines.language.tasks import Problem, Prompt
+from tightrein.errors import TightreinError, require
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model with what is needed to prompt it and to read its answers."""
+
+    model: Any
+    tokenizer: Any
+    lora: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills rows; it is never attended to."""
+        pad = self.tokenizer.pad_token_id
+        return int(min(self.eos_ids) if pad is None else pad)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        told = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = {*(told if isinstance(told, list) else [told]), self.tokenizer.eos_token_id} - {None}
+        return frozenset(ids)
+
+    def encode(self, problems: Sequence[Problem]) -> list[list[int]]:
+        """Token ids of each prompt."""
+        return [self._encode(problem.prompt) for problem in problems]
+
+    def decode(self, completions: torch.Tensor, mask: torch.Tensor) -> list[str]:
+        """Texts of completions [B, T] without their padding and special tokens."""
+        lengths = mask.sum(1).long().tolist()
+        rows = [row[:n] for row, n in zip(completions.tolist(), lengths, strict=True)]
+        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+    def reference(self) -> Any:
+        """A frozen copy of the model as it is now; with LoRA a view of it without its adapters."""
+        return _WithoutAdapters(self.model) if self.lora else copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write the model (adapters merged) and the tokenizer as a Hugging Face folder."""
+        model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        templated = not isinstance(prompt, str) or prompt_is_question(self.tokenizer)
+        if not templated:
+            return list(self.tokenizer(prompt)["input_ids"])
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if self.tokenizer.chat_template is None:
+            raise TightreinError(
+                "the prompts are conversations, but the model's tokenizer has no chat template",
+                "use an instruction-tuned model, or plain text prompts",
+            )
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class _WithoutAdapters:
+    """Calls the model with its LoRA adapters switched off: the policy before training."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        with self._model.disable_adapter():
+            return self._model(**inputs)
+
+    def eval(self) -> None:
+        """It has no mode of its own."""
+
+
+def prompt_is_question(tokenizer: Any) -> bool:
+    """Whether a plain text should be put to this model as a user's message: it has been tuned on such."""
+    return tokenizer.chat_template is not None
+
+
+def load_pretrained(config: LanguageConfig) -> Policy:
+    """The model of `config` with its tokenizer, in float32, on the GPU if there is one.
+
+    Raises:
+        TightreinError: the folder or name cannot be loaded, or lacks a tokenizer.
+    """
+    transformers = require("transformers", "language")
+    tokenizer = _tokenizer(transformers, config.model)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    except Exception as error:  # files, formats and the Hub have errors of their own
+        raise _unreadable(config.model, "model", error) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy = finished(model.to(device), tokenizer, config)
+    if not policy.eos_ids:
+        raise TightreinError(
+            f"neither the model nor the tokenizer in {config.model} names an end token", "set eos_token"
+        )
+    return policy
+
+
+def finished(model: Any, tokenizer: Any, config: LanguageConfig) -> Policy:
+    """The policy, with LoRA adapters if `config` wants them."""
+    if not config.lora_rank:
+        return Policy(model, tokenizer)
+    peft = require("peft", "language")
+    lora = peft.LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return Policy(peft.get_peft_model(model, lora), tokenizer, lora=True)
+
+
+def _tokenizer(transformers: Any, name: str) -> Any:
+    path = Path(name)
+    if path.is_dir() and not any(
+        (path / f).exists() for f in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    ):
+        raise TightreinError(
+            f"the model folder {name} holds no tokenizer",
+            f"save it there too: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained({name!r})",
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left")
+    except Exception as error:  # files, formats and the Hub have errors of their own
+        raise _unreadable(name, "tokenizer", error) from error
+    return tokenizer
+
+
+def _unreadable(name: str, what: str, error: Exception) -> TightreinError:
+    first = first_line(error)
+    if Path(name).is_dir():
+        return TightreinError(
+            f"the {what} in the folder {name} cannot be loaded: {type(error).__name__}: {first}",
+            "give a folder written by save_pretrained, with config.json, model.safetensors and a tokenizer",
+        )
+    return TightreinError(
+        f"there is no folder {name}, and the {what} of that name could not be had from the Hugging Face Hub: {first}",
+        'check the path, or the name and the connection; "embedded" needs neither',
+    )

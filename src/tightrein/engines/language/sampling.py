@@ -1,0 +1,208 @@
+"""Sampling answers with a KV cache: a prompt is encoded once for its whole group, finished rows leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SHRINK = 0.5  # the batch is repacked when no more than this share of its rows still runs
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B answers to B / group_size prompts, a group's answers one after another.
+
+    prompts: [B, P] left-padded ids. prompt_mask: [B, P]. completions: [B, T] right-padded ids, the end token
+    included. mask: [B, T]. logp: [B, T] of each sampled token under the tempered distribution. ended: [B], False
+    where the length limit cut the answer.
+    """
+
+    prompts: Tensor
+    prompt_mask: Tensor
+    completions: Tensor
+    mask: Tensor
+    logp: Tensor
+    ended: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """Prompts and completions: [B, P + T]."""
+        return torch.cat([self.prompts, self.completions], 1)
+
+    @property
+    def attention(self) -> Tensor:
+        """Mask of `ids`: [B, P + T]."""
+        return torch.cat([self.prompt_mask, self.mask.long()], 1)
+
+    def take(self, rows: Tensor) -> Samples:
+        """The answers at these rows."""
+        return Samples(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are drawn. temperature 0: always the most probable token."""
+
+    max_new_tokens: int
+    eos_ids: frozenset[int]
+    pad_id: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @property
+    def greedy(self) -> Decoding:
+        """The same, but always the most probable token."""
+        return replace(self, temperature=0.0)
+
+
+def positions_of(attention: Tensor) -> Tensor:
+    """Position ids that start at 0 with the first real token of each row: [B, L]."""
+    return (attention.cumsum(1) - 1).clamp(min=0)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """(ids [B, P], mask [B, P]) of prompts of different lengths."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = torch.arange(width, device=device)[None] >= (width - lengths)[:, None]
+    return ids, mask.long()
+
+
+def join(parts: Sequence[Samples], pad_id: int) -> Samples:
+    """Several samples as one, padded to the same widths."""
+    left = max(part.prompts.shape[1] for part in parts)
+    right = max(part.completions.shape[1] for part in parts)
+
+    def padded(part: Samples) -> Samples:
+        before, after = (left - part.prompts.shape[1], 0), (0, right - part.completions.shape[1])
+        return Samples(
+            functional.pad(part.prompts, before, value=pad_id), functional.pad(part.prompt_mask, before),
+            functional.pad(part.completions, after, value=pad_id), functional.pad(part.mask, after),
+            functional.pad(part.logp, after), part.ended,
+        )  # fmt: skip
+
+    same = [padded(part) for part in parts]
+    return Samples(*(torch.cat([getattr(part, name) for part in same]) for name in Samples.__dataclass_fields__))
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    group_size: int,
+    decoding: Decoding,
+    generator: torch.Generator | None = None,
+) -> Samples:
+    """`group_size` answers to each prompt, with their log-probabilities. Dropout is off while it runs.
+
+    prompts: token ids of each prompt. The model's training mode is put back at the end.
+    """
+    training = model.training
+    model.eval()
+    try:
+        return _Sampler(model, prompts, group_size, decoding, generator).run()
+    finally:
+        model.train(training)
+
+
+class _Sampler:
+    """The running rows and what they have said so far."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], group_size: int, decoding: Decoding, generator: Any
+    ) -> None:
+        self._model, self._decoding, self._generator = model, decoding, generator
+        device = next(model.parameters()).device
+        ids, mask = pad_left(prompts, decoding.pad_id, device)
+        self._logits, self._cache = self._prefill(ids, mask)
+        if group_size > 1:
+            self._cache.batch_repeat_interleave(group_size)
+            self._logits = self._logits.repeat_interleave(group_size, 0)
+        self._prompts, self._prompt_mask = ids.repeat_interleave(group_size, 0), mask.repeat_interleave(group_size, 0)
+        size, longest = self._prompts.shape[0], decoding.max_new_tokens
+        self._completions = torch.full((size, longest), decoding.pad_id, device=device)
+        self._logp = torch.zeros((size, longest), device=device)
+        self._mask = torch.zeros((size, longest), device=device)
+        self._ended = torch.zeros(size, dtype=torch.bool, device=device)
+        self._eos = torch.tensor(sorted(decoding.eos_ids), device=device)
+        # Of the rows in the batch: which answer each is, whether it still runs, its length and what it attends to.
+        self._rows = torch.arange(size, device=device)
+        self._running = torch.ones(size, dtype=torch.bool, device=device)
+        self._lengths = self._prompt_mask.sum(1)
+        self._attention = functional.pad(self._prompt_mask, (0, longest), value=1)
+
+    def run(self) -> Samples:
+        """Token by token until all rows have ended or the limit is reached."""
+        width = self._prompts.shape[1]
+        limit = self._decoding.max_new_tokens
+        for t in range(limit):
+            tokens = self._draw(t)
+            left = int(self._running.sum())
+            if not left or t + 1 == limit:
+                break
+            if left <= SHRINK * len(self._rows):
+                tokens = self._shrink(tokens)
+            output = self._model(
+                input_ids=tokens[:, None], attention_mask=self._attention[:, : width + t + 1],
+                position_ids=(self._lengths + t)[:, None], past_key_values=self._cache, use_cache=True,
+            )  # fmt: skip
+            self._logits = output.logits[:, -1]
+        used = t + 1
+        completions, mask, logp = self._completions[:, :used], self._mask[:, :used], self._logp[:, :used]
+        return Samples(self._prompts, self._prompt_mask, completions, mask, logp, self._ended)
+
+    def _prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
+        output = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True, logits_to_keep=1
+        )
+        return output.logits[:, -1], output.past_key_values
+
+    def _draw(self, t: int) -> Tensor:
+        """The next token of each row in the batch, written down for those that still run."""
+        tokens, logp = draw(self._logits, self._decoding, self._generator)
+        rows = self._rows[self._running]
+        self._completions[rows, t] = tokens[self._running]
+        self._logp[rows, t] = logp[self._running]
+        self._mask[rows, t] = 1.0
+        ends = torch.isin(tokens, self._eos) & self._running
+        self._ended[self._rows[ends]] = True
+        self._running = self._running & ~ends
+        return tokens
+
+    def _shrink(self, tokens: Tensor) -> Tensor:
+        """Drops the ended rows from the batch and the cache."""
+        kept = self._running.nonzero()[:, 0]
+        self._cache.batch_select_indices(kept)
+        self._rows, self._lengths, self._attention = self._rows[kept], self._lengths[kept], self._attention[kept]
+        self._running = self._running[kept]
+        return tokens[kept]
+
+
+def draw(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(tokens [B], their log-probabilities [B]) from logits [B, V].
+
+    The log-probabilities are those of the tempered distribution before top-p cuts it, at temperature 0 those of
+    temperature 1.
+    """
+    greedy = decoding.temperature == 0
+    logp = torch.log_softmax(logits.float() / (1.0 if greedy else decoding.temperature), -1)
+    if greedy:
+        tokens = logp.argmax(-1)
+    else:
+        tokens = torch.multinomial(_nucleus(logp.exp(), decoding.top_p), 1, generator=generator)[:, 0]
+    return tokens, logp.gather(1, tokens[:, None])[:, 0]
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probabilities [B, V] with all but the likeliest tokens that together reach `top_p` set to 0."""
+    if top_p >= 1:
+        return probabilities
+    ranked, order = probabilities.sort(-1, descending=True)
+    ranked[ranked.cumsum(-1) - ranked >= top_p] = 0.0
+    return torch.zeros_like(probabilities).scatter(-1, order, ranked)
