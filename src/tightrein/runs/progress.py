@@ -17,10 +17,10 @@ WINDOW = 30.0  # seconds over which the rate is taken: compilation soon drops ou
 class Progress:
     """A context manager: a live line on a terminal, else a plain one every ten seconds, none when quiet."""
 
-    def __init__(self, total: int, label: str, *, start: int = 0, quiet: bool | None = None) -> None:
+    def __init__(self, total: int, label: str, *, start: int = 0, quiet: bool = False) -> None:
         self.total, self.label = total, label
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), start)])
-        self._quiet = bool(quiet)
+        self._quiet = quiet
         self._live: Any = None
         self._task: Any = None
         self._printed = time.monotonic()

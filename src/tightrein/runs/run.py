@@ -23,9 +23,7 @@ FREE = ("out", "resume", "quiet")  # where and how it is shown, not what is run
 class Run:
     """One training run on disk. Make it with `Run.create`."""
 
-    def __init__(
-        self, folder: Path, config: dict[str, Any], quiet: bool | None, lock: Lock, elapsed: float = 0.0
-    ) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], quiet: bool, lock: Lock, elapsed: float = 0.0) -> None:
         self.folder = folder
         self._lock = lock
         self.config = config
@@ -33,7 +31,7 @@ class Run:
         self._started = time.monotonic() - elapsed
 
     @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any], *, resume: bool, quiet: bool | None = None) -> Run:
+    def create(cls, folder: Path, config: Mapping[str, Any], *, resume: bool, quiet: bool = False) -> Run:
         """Begin a run in `folder`, or go on with the one there.
 
         Resuming drops the metrics after the newest intact checkpoint (all of them if there is none), so that
@@ -51,7 +49,7 @@ class Run:
             raise _unwritable(folder, error) from error
 
     @classmethod
-    def _begin(cls, folder: Path, config: dict[str, Any], quiet: bool | None) -> Run:
+    def _begin(cls, folder: Path, config: dict[str, Any], quiet: bool) -> Run:
         if (folder / "config.json").exists():
             raise TightreinError(
                 f"{folder} already holds a run",
@@ -66,7 +64,7 @@ class Run:
         return cls(folder, config, quiet, lock)
 
     @classmethod
-    def _resume(cls, folder: Path, config: dict[str, Any], quiet: bool | None) -> Run:
+    def _resume(cls, folder: Path, config: dict[str, Any], quiet: bool) -> Run:
         saved = read_config(folder)
         _check_same(saved, config, folder)
         lock = Lock(folder)

@@ -46,11 +46,15 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
     dropped = [type(part).__name__ for part in (*method.reward, *method.selection)]
     if dropped:
         notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
-    fitted = method.replace(
-        credit=tr.parts.GAE(standardise=True), step=STEP, training=TRAINING, reward=(), selection=(),
-        objective=method.objective.replace(aggregate=tr.parts.TokenMean()),
-    )  # fmt: skip
-    return fitted, notes
+    if method.objective.reference.coef:
+        notes.append("the penalty towards a reference policy is off, as control has none")
+    objective = method.objective.replace(
+        aggregate=tr.parts.TokenMean(), reference=tr.parts.ReferenceKL(), value=tr.parts.ValueLoss(coef=0.5)
+    )
+    credit = tr.parts.GAE(standardise=True)
+    return method.replace(
+        credit=credit, step=STEP, training=TRAINING, reward=(), selection=(), objective=objective
+    ), notes
 
 
 def _flags(config: ControlConfig) -> dict[str, Any]:

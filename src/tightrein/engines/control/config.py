@@ -59,7 +59,7 @@ class ControlConfig:
     """Folder of the run (automatic: runs/METHOD-ENV-SEED)."""
     resume: bool = False
     """Go on with the run in this folder from its last checkpoint."""
-    quiet: bool | None = None
+    quiet: bool = False
     """Show no progress."""
 
     def __post_init__(self) -> None:

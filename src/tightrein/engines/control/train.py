@@ -93,9 +93,12 @@ class _Training:
         compiled = time.monotonic()
         label = f"{self._config.method} on {self._config.env} ({self._spec.backend})"
         total = plan.iterations * plan.batch
+        if not self._iteration:
+            self._log([{}] * len(self._seeds), evaluated=True)
         with Interrupt() as stop, self._run.progress(total, label, start=self._step) as progress:
             while self._iteration < plan.iterations and not stop.requested:
-                progress.update(self._step, **self._advance())
+                shown = self._advance()
+                progress.update(self._step, **shown)
         if stop.requested and self._iteration < plan.iterations:
             self._interrupted()
         return self._summary(compiled - began, time.monotonic() - compiled)
@@ -112,16 +115,20 @@ class _Training:
         self._check(figures)
         self._iteration = stop
         rate = (stop - first) * plan.batch * len(self._seeds) / (time.monotonic() - began)
-        lines = self._lines(figures, rate)
-        if stop % plan.eval_every == 0 or stop == plan.iterations:
-            returns = self._trainer.evaluate(stop).tolist()
+        lines = self._log(self._lines(figures, rate), stop % plan.eval_every == 0 or stop == plan.iterations)
+        if stop % plan.checkpoint_every == 0 or stop == plan.iterations:
+            self._save()
+        return _shown(lines)
+
+    def _log(self, lines: list[dict[str, float]], evaluated: bool) -> list[dict[str, float]]:
+        """Write a line of metrics for each seed, evaluated first if it is time to."""
+        if evaluated:
+            returns = self._trainer.evaluate(self._iteration).tolist()
             self._evaluated[str(self._step)] = returns
             lines = [{**line, "eval_return": value} for line, value in zip(lines, returns, strict=True)]
         for seed, line in zip(self._seeds, lines, strict=True):
             self._run.log(self._step, seed=seed, **line)
-        if stop % plan.checkpoint_every == 0 or stop == plan.iterations:
-            self._save()
-        return _shown(lines)
+        return lines
 
     def _lines(self, figures: Figures, rate: float) -> list[dict[str, float]]:
         """One line of metrics a seed; mean return and length only where an episode finished."""

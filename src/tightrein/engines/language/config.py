@@ -70,7 +70,7 @@ class LanguageConfig:
     """Folder of the run (automatic: runs/METHOD-TASK-SEED)."""
     resume: bool = False
     """Go on with the run in this folder from its last checkpoint."""
-    quiet: bool | None = None
+    quiet: bool = False
     """Show no progress."""
 
     def __post_init__(self) -> None:

@@ -113,7 +113,7 @@ def _common_start(texts: Sequence[str]) -> str:
 def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decoding) -> WarmUp:
     """Fine-tune on worked examples until exact match of sampled answers reaches `config.warmup_accuracy`.
 
-    It is measured on probe problems: neither probes nor worked examples are held-out problems, and no probe is a worked example.
+    Measured on probe problems. Neither these nor the worked examples are held out, and no probe is a worked example.
     """
     probes, worked = _apart(task.train, config.warmup_examples)
     optimizer = torch.optim.AdamW(policy.trained, LEARNING_RATE, weight_decay=0.0)

@@ -1,0 +1,39 @@
+"""Small runs for the tests of the control engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tightrein.engines.control import environments
+from tightrein.engines.control.compose import compose
+from tightrein.engines.control.config import ControlConfig, Plan
+from tightrein.engines.control.train import train, trainer_of
+
+SMALL = {"envs": 2, "rollout": 16, "minibatches": 2, "epochs": 2, "hidden": (8,), "eval_episodes": 2, "quiet": True}
+
+
+def config(**changes: Any) -> ControlConfig:
+    """A run of seconds."""
+    return ControlConfig(**{**SMALL, "total_steps": 320, **changes})
+
+
+def trainer(given: ControlConfig, method: Any = None) -> Any:
+    """The trainer that `train` would use."""
+    composed, _ = compose(given)
+    method = method or composed
+    spec = environments.find(given.env, given.backend)
+    return trainer_of(given, method, spec, Plan.of(given, method.training))
+
+
+def run(folder: Path, **changes: Any) -> list[dict[str, Any]]:
+    """Trains and returns the lines of metrics without what depends on the clock."""
+    train(config(out=folder, **changes))
+    return lines(folder)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Metrics of a run folder, clock apart."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("time", "steps_per_second")} for row in rows]
