@@ -63,7 +63,7 @@ def test_every_method_can_be_composed_and_traced(method: str) -> None:
 
 def test_a_method_of_language_models_trains(tmp_path: Path) -> None:
     rows = run(tmp_path / "run", method="dr_grpo")
-    assert rows[0].keys() == {"step", "time", "seed", "eval_return"}  # of the untrained policy
+    assert rows[0].keys() == {"step", "seed", "eval_return"}  # of the untrained policy
     assert np.isfinite([v for row in rows for v in row.values()]).all()
     assert {"seed", "kl_k3", "clip_fraction", "entropy", "eval_return"} <= rows[-1].keys()
 
