@@ -14,7 +14,7 @@ TRAINING = tr.Training(epochs=1, minibatches=4, group_size=8)
 # Of every method on the embedded model: papers set these for models ten thousand times its size.
 # The large eps makes Adam's first steps, and those on parameters with little gradient, small.
 EMBEDDED_STEP = tr.parts.Adam(learning_rate=2e-3, beta2=0.99, eps=1e-3, max_grad_norm=1.0, anneal=True)
-EMBEDDED_TRAINING = tr.Training(epochs=1, minibatches=4, group_size=8)
+EMBEDDED_TRAINING = tr.Training(epochs=1, minibatches=2, group_size=8)
 
 # Fields of Decisions that this engine fills, before `prepare` and before `loss`.
 PREPARED = frozenset({"logp_old", "logp_ref", "mask", "reward", "group", "prompt", "truncated"})

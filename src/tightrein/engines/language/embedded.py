@@ -111,7 +111,7 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decoding) -> WarmUp:
-    """Fine-tune on worked examples until exact match of sampled answers reaches `config.warmup_accuracy`.
+    """Fine-tune on worked examples until exact match reaches `config.warmup_accuracy`.
 
     Measured on probe problems. Neither these nor the worked examples are held out, and no probe is a worked example.
     """
@@ -129,7 +129,7 @@ def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decodi
         optimizer.step()
         rise.step()
         if step % JUDGE_EVERY == 0 or step == config.warmup_steps:
-            accuracy = evaluate(policy, probes, task.reward, decoding, generator).accuracy
+            accuracy = evaluate(policy, probes, task.reward, decoding.greedy).accuracy
             if accuracy >= config.warmup_accuracy:
                 return WarmUp(step, accuracy)
     return WarmUp(config.warmup_steps, accuracy)
@@ -160,7 +160,21 @@ class _Rows:
 def _apart(problems: Sequence[Problem], wanted: int) -> tuple[Sequence[Problem], Sequence[Problem]]:
     """(probes, worked examples); of few problems a quarter are probes."""
     probes = min(PROBES, max(1, len(problems) // 4))
-    return problems[:probes], problems[probes : probes + wanted]
+    return problems[:probes], showing_all(problems[probes:], wanted)
+
+
+def showing_all(problems: Sequence[Problem], wanted: int) -> list[Problem]:
+    """The first `wanted` problems, but those first whose answers show a character that none before has shown.
+
+    A character that no worked example shows has a probability near 0, and reinforcement finds it too rarely.
+    """
+    seen: set[str] = set()
+    first, rest = [], []
+    for problem in problems:
+        new = set(problem.answer or "") - seen
+        (first if new else rest).append(problem)
+        seen |= new
+    return [*first, *rest][:wanted]
 
 
 def _question(problem: Problem) -> str:

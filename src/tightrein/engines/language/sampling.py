@@ -120,6 +120,7 @@ class _Sampler:
         self._model, self._decoding, self._generator = model, decoding, generator
         device = next(model.parameters()).device
         ids, mask = pad_left(prompts, decoding.pad_id, device)
+        self._padded = not bool(mask.all())  # without padding the model needs no mask, and is faster
         self._logits, self._cache = self._prefill(ids, mask)
         if group_size > 1:
             self._cache.batch_repeat_interleave(group_size)
@@ -149,7 +150,7 @@ class _Sampler:
             if left <= SHRINK * len(self._rows):
                 tokens = self._shrink(tokens)
             output = self._model(
-                input_ids=tokens[:, None], attention_mask=self._attention[:, : width + t + 1],
+                input_ids=tokens[:, None], attention_mask=self._attention[:, : width + t + 1] if self._padded else None,
                 position_ids=(self._lengths + t)[:, None], past_key_values=self._cache, use_cache=True,
             )  # fmt: skip
             self._logits = output.logits[:, -1]
@@ -159,7 +160,11 @@ class _Sampler:
 
     def _prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         output = self._model(
-            input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=mask if self._padded else None,
+            position_ids=positions_of(mask),
+            use_cache=True,
+            logits_to_keep=1,
         )
         return output.logits[:, -1], output.past_key_values
 

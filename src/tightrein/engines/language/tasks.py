@@ -14,7 +14,7 @@ from tightrein.errors import TightreinError, require, unknown
 
 Prompt = str | list[dict[str, str]]
 # Parameters of a task where the user gives none and the embedded model is to learn it within a minute.
-EASED = {"spell_backward": {"max_word_len": "5"}}
+EASED = {"spell_backward": {"min_word_len": "5", "max_word_len": "5"}}
 MOST = 20_000  # problems that are generated; training passes over them again after that
 
 

@@ -125,12 +125,9 @@ class _Training:
         began = time.monotonic()
         result = embedded.warm_up(self._policy, self._task, self._config, self._decoding)
         self._warm_up = {"warmup_steps": result.steps, "warmup_seconds": time.monotonic() - began}
-        if result.accuracy < self._config.warmup_accuracy and not self._config.quiet:
-            print(
-                f"note: fine-tuning reached {result.accuracy:.0%} in {result.steps} steps, not the "
-                f"{self._config.warmup_accuracy:.0%} of --warmup-accuracy; training goes on from there",
-                flush=True,
-            )
+        if not self._config.quiet:
+            shown = f"{self._config.warmup_examples} worked examples, {result.steps} steps"
+            print(f"fine-tuned on {shown}: exact match {result.accuracy:.0%}", flush=True)
 
     def _advance(self) -> dict[str, float]:
         """One update; returns what the progress line shows."""

@@ -23,8 +23,8 @@ State = Mapping[str, Array]
 class PolicyObjective(Part):
     """L = aggregate( surrogate + penalties - c2 entropy ) + c1 mean( value loss ).
 
-    The value loss takes part when c1 is not 0 and the Decisions carry a `value`. `standardise` makes the advantages of the
-    batch at hand (usually a minibatch) mean 0 and deviation 1 first.
+    The value loss takes part when c1 is not 0 and the Decisions carry a `value`. `standardise` makes the advantages
+    of the batch at hand (usually a minibatch) mean 0 and deviation 1 first.
     """
 
     surrogate: Surrogate
