@@ -35,7 +35,7 @@ class LanguageConfig:
     seed: int = 0
     """Seed of everything random."""
     updates: int | None = None
-    """Iterations of sampling and training (embedded: 250, else 100)."""
+    """Iterations of sampling and training (embedded: 200, else 100)."""
     prompts: int | None = None
     """Prompts in an iteration (embedded: 128, else 8)."""
     group_size: int | None = None
@@ -54,7 +54,7 @@ class LanguageConfig:
     """Sample from the smallest set of tokens with this probability; below 1 no longer what is trained."""
     warmup_examples: int = 64
     """Worked examples that the embedded model is fine-tuned on first."""
-    warmup_accuracy: float = 0.5
+    warmup_accuracy: float = 0.45
     """Exact match at which that ends early, on problems that are neither worked examples nor held out."""
     warmup_steps: int = 150
     """Steps after which it ends in any case."""
@@ -128,7 +128,7 @@ class Plan:
     @classmethod
     def of(cls, config: LanguageConfig, training: Any) -> Plan:
         """The plan for `config` with a method whose `training` is this."""
-        updates = config.updates or (250 if config.embedded else 100)
+        updates = config.updates or (200 if config.embedded else 100)
         prompts = config.prompts or (128 if config.embedded else 8)
         answers = prompts * training.group_size
         if training.minibatches > answers:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tightrein.engines.language.logprobs import logprobs
+from tightrein.engines.language.sampling import Decoding, _nucleus, draw, join, pad_left, positions_of, sample
+
+EVEN = [[5, 6, 7, 3], [4, 5, 4, 3]]  # no padding: the model gets no mask
+PROMPTS = [[5, 6, 7, 3], [4, 3], [7, 6, 5, 4, 6, 5, 3]]
+DECODING = Decoding(max_new_tokens=12, eos_ids=frozenset({1}), pad_id=0)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, EVEN])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampled_logp_is_that_of_a_fresh_forward_pass(policy, temperature, prompts):
+    decoding = dataclasses.replace(DECODING, temperature=temperature)
+    s = sample(policy.model, prompts, 8, decoding, torch.Generator().manual_seed(0))
+    assert s.ids.shape == (8 * len(prompts), max(map(len, prompts)) + s.mask.shape[1])
+    assert len(set(s.mask.sum(1).tolist())) > 1, "answers of several lengths"
+    with torch.no_grad():
+        logp, entropy = logprobs(policy.model, s.ids, s.attention, s.mask.shape[1], temperature)
+    torch.testing.assert_close(logp * s.mask, s.logp, atol=1e-4, rtol=0)
+    assert (entropy[s.mask > 0] > 0).all()
+
+
+def test_answers_end_with_their_end_token_and_the_rest_is_padding(policy):
+    s = sample(policy.model, PROMPTS, 8, DECODING, torch.Generator().manual_seed(0))
+    for row, mask, ended in zip(s.completions.tolist(), s.mask.tolist(), s.ended.tolist(), strict=True):
+        length = int(sum(mask))
+        assert mask == [1.0] * length + [0.0] * (len(mask) - length)
+        assert row[length:] == [0] * (len(row) - length)
+        assert (row[length - 1] == 1) == ended
+        assert 1 not in row[: length - 1]
+        assert ended or length == 12
+
+
+def test_greedy_answers_are_those_of_generate(policy):
+    greedy = dataclasses.replace(DECODING, temperature=0.0)
+    s = sample(policy.model, PROMPTS, 1, greedy)
+    ids, mask = pad_left(PROMPTS, 0)
+    theirs = policy.model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0
+    )[:, ids.shape[1] :]
+    width = theirs.shape[1]
+    assert s.completions[:, :width].tolist() == theirs.tolist()
+
+
+def test_an_answer_does_not_depend_on_the_padding_beside_it(policy):
+    greedy = dataclasses.replace(DECODING, temperature=0.0)
+    together = sample(policy.model, PROMPTS, 1, greedy)
+    for i, prompt in enumerate(PROMPTS):
+        alone = sample(policy.model, [prompt], 1, greedy)
+        length = int(alone.mask.sum())
+        assert together.completions[i, :length].tolist() == alone.completions[0, :length].tolist()
+        torch.testing.assert_close(together.logp[i, :length], alone.logp[0, :length], atol=2e-5, rtol=0)
+
+
+def test_logprobs_do_not_depend_on_padding_on_either_side(policy):
+    ids, mask = pad_left(PROMPTS, 0)
+    logp, entropy = logprobs(policy.model, ids, mask, 1)
+    wide, wide_mask = pad_left([*PROMPTS, [4] * 11], 0)
+    wider, wider_entropy = logprobs(policy.model, wide, wide_mask, 1)
+    torch.testing.assert_close(logp, wider[:3], atol=2e-5, rtol=0)
+    torch.testing.assert_close(entropy, wider_entropy[:3], atol=2e-5, rtol=0)
+    after = torch.nn.functional.pad(ids, (0, 2)), torch.nn.functional.pad(mask, (0, 2))
+    torch.testing.assert_close(logp, logprobs(policy.model, *after, 3)[0][:, :1], atol=2e-5, rtol=0)
+
+
+def test_the_mode_of_the_model_is_put_back(policy):
+    policy.model.train()
+    sample(policy.model, PROMPTS, 2, DECODING)
+    assert policy.model.training
+
+
+def test_the_same_seed_gives_the_same_answers(policy):
+    a, b = (sample(policy.model, PROMPTS, 4, DECODING, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a.completions, b.completions)
+    assert torch.equal(a.logp, b.logp)
+
+
+def test_sampling_follows_the_probabilities():
+    logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(20_000, 1)
+    tokens, logp = draw(logits, dataclasses.replace(DECODING, temperature=0.5), torch.Generator().manual_seed(0))
+    wanted = torch.softmax(logits[0] / 0.5, 0)
+    torch.testing.assert_close(torch.bincount(tokens, minlength=3) / 20_000, wanted, atol=0.01, rtol=0)
+    torch.testing.assert_close(logp, wanted.log()[tokens])
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    p = torch.tensor([[0.5, 0.1, 0.3, 0.1]])
+    assert _nucleus(p, 0.7).ne(0).tolist() == [[True, False, True, False]]
+    assert _nucleus(p, 0.5).ne(0).tolist() == [[True, False, False, False]]
+    assert _nucleus(p, 1e-9).ne(0).sum() == 1
+    assert _nucleus(p, 1.0) is p
+
+
+def test_joined_samples_keep_their_logp(policy):
+    a = sample(policy.model, PROMPTS[:1], 3, DECODING, torch.Generator().manual_seed(0))
+    b = sample(
+        policy.model, PROMPTS[1:], 3, dataclasses.replace(DECODING, max_new_tokens=5), torch.Generator().manual_seed(0)
+    )
+    both = join([a, b], 0)
+    with torch.no_grad():
+        logp, _ = logprobs(policy.model, both.ids, both.attention, both.mask.shape[1])
+    torch.testing.assert_close(logp * both.mask, both.logp, atol=2e-5, rtol=0)
+
+
+def test_positions_start_with_the_first_token():
+    assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
