@@ -84,9 +84,7 @@ def masked_mean(x: Array, mask: Array) -> Array:
     """Mean of `x` over mask = 1; 0 when nothing is left."""
     xp = namespace(x)
     weights = xp.astype(mask, x.dtype)
-    return xp.sum(zero_where_masked(x, weights * xp.ones_like(x))) / atleast(
-        xp.sum(weights * xp.ones_like(x)), 1
-    )
+    return xp.sum(zero_where_masked(x, weights * xp.ones_like(x))) / atleast(xp.sum(weights * xp.ones_like(x)), 1)
 
 
 def masked_extreme(x: Array, mask: Array, largest: bool) -> Array:

@@ -92,9 +92,7 @@ class Decisions:
         """(B, T)."""
         shapes = [a.shape for _, a in _two_dimensional(self)]
         if not shapes:
-            raise TightreinError(
-                "these Decisions hold no [B, T] array", "give at least one of logp, logp_old, mask"
-            )
+            raise TightreinError("these Decisions hold no [B, T] array", "give at least one of logp, logp_old, mask")
         return int(shapes[0][0]), max(int(s[1]) for s in shapes)
 
     def weights(self) -> Array:

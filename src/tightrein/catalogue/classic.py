@@ -70,9 +70,7 @@ SPO_METHOD = Method(
         code="MyRepositories-hub/Simple-Policy-Optimization mujoco/trainer.py",
     ),
     credit=GAE(),
-    objective=PolicyObjective(
-        surrogate=SPO(0.2), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True
-    ),
+    objective=PolicyObjective(surrogate=SPO(0.2), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True),
     step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5, anneal=True),
     training=Training(epochs=10, minibatches=4, envs=8, rollout=256),
     relations=(
@@ -93,9 +91,7 @@ DPO_DRIFT = Method(
         code="luchris429/purejaxrl purejaxrl/dpo_continuous_action.py",
     ),
     credit=GAE(),
-    objective=PolicyObjective(
-        surrogate=DriftDPO(), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True
-    ),
+    objective=PolicyObjective(surrogate=DriftDPO(), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True),
     step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5),
     training=Training(epochs=4, minibatches=32),
     relations=("its drift is 0 wherever (r - 1) A <= 0: the plain ratio surrogate there",),

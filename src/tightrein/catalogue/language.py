@@ -27,9 +27,7 @@ GRPO = Method(
         "over tokens too.",
     ),
     credit=GroupNormalised(),
-    objective=PolicyObjective(
-        surrogate=Clip(0.2, 0.2), aggregate=SeqMeanTokenMean(), reference=ReferenceKL(coef=0.04)
-    ),
+    objective=PolicyObjective(surrogate=Clip(0.2, 0.2), aggregate=SeqMeanTokenMean(), reference=ReferenceKL(coef=0.04)),
     step=_STEP,
     training=Training(group_size=64),
     relations=("low = high in dapo gives the same loss per decision", "L = 1: gspo with the same widths"),
@@ -86,9 +84,7 @@ GSPO = Method(
         code="verl compute_policy_loss_gspo; TRL importance_sampling_level='sequence'",
     ),
     credit=GroupNormalised(),
-    objective=PolicyObjective(
-        surrogate=Clip(3e-4, 4e-4, ratio=SequenceMeanRatio()), aggregate=SeqMeanTokenMean()
-    ),
+    objective=PolicyObjective(surrogate=Clip(3e-4, 4e-4, ratio=SequenceMeanRatio()), aggregate=SeqMeanTokenMean()),
     step=_STEP,
     training=Training(minibatches=4, group_size=8),
     relations=("on-policy its gradient is grpo's", "one decision per answer: grpo with the same widths"),

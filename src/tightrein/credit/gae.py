@@ -40,9 +40,7 @@ class GAE(Credit):
         decay = mask * self.gamma * self.lam * (1 - cut) + (1 - mask)
         advantage = mask * linear_recurrence(mask * delta, decay)
         returns = advantage + value
-        return d.replace(
-            advantage=standardise(advantage, mask) if self.standardise else advantage, returns=returns
-        )
+        return d.replace(advantage=standardise(advantage, mask) if self.standardise else advantage, returns=returns)
 
     def _next_value(self, d: Decisions, value: Array, mask: Array) -> Array:
         if d.value_next is not None:

@@ -23,11 +23,7 @@ class Optimizer(Part):
         """The step as an optax.GradientTransformation, clipping included."""
         import optax
 
-        rate = (
-            optax.linear_schedule(self.learning_rate, 0.0, total_updates)
-            if self.anneal
-            else self.learning_rate
-        )
+        rate = optax.linear_schedule(self.learning_rate, 0.0, total_updates) if self.anneal else self.learning_rate
         clip = [] if self.max_grad_norm is None else [optax.clip_by_global_norm(self.max_grad_norm)]
         return optax.chain(*clip, self._optax(rate))
 

@@ -169,7 +169,8 @@ def showing_all(problems: Sequence[Problem], wanted: int) -> list[Problem]:
     A character that no worked example shows has a probability near 0, and reinforcement finds it too rarely.
     """
     seen: set[str] = set()
-    first, rest = [], []
+    first: list[Problem] = []
+    rest: list[Problem] = []
     for problem in problems:
         new = set(problem.answer or "") - seen
         (first if new else rest).append(problem)

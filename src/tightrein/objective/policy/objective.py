@@ -66,9 +66,7 @@ class PolicyObjective(Part):
         if d.value is not None and self.value.coef:
             require(d, self.value.needs, type(self.value).__name__)
             value = value + self.value.coef * masked_mean(self.value(d), d.weights())
-        return Loss(
-            value, per_decision, Stats(functools.partial(self._stats, d, stop_gradient(per_decision)))
-        )
+        return Loss(value, per_decision, Stats(functools.partial(self._stats, d, stop_gradient(per_decision))))
 
     def _per_decision(self, d: Decisions, state: State) -> Array:
         mask = d.weights()
@@ -113,9 +111,7 @@ class PolicyObjective(Part):
             "ratio_min": masked_extreme(r, mask, largest=False),
             "ratio_deviation": masked_mean(xp.abs(r - 1), mask),
             "log_ratio_max": masked_extreme(xp.abs(log_ratio(d)), mask, largest=True),
-            "ess": count
-            * masked_mean(weights, mask) ** 2
-            / xp.where(square > 0, square, xp.ones_like(square)),
+            "ess": count * masked_mean(weights, mask) ** 2 / xp.where(square > 0, square, xp.ones_like(square)),
         }
 
 
