@@ -107,7 +107,7 @@ def test_divergence_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> No
         ({"envs": 0}, "envs is 0"),
         ({"minibatches": 5}, "5 minibatches do not divide"),
         ({"total_steps": 10}, "less than one rollout"),
-        ({"set": ("epsilon",)}, "not path=value"),
+        ({"set": ("epsilon",)}, "not name=value"),
         ({"set": ("objective.surrogate.epsilo=0.1",), "method": "spo"}, "epsilon"),
         ({"method": "spoo"}, "spo"),
         ({"env": "CartPole"}, "CartPole-v1"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.control.config import ControlConfig
+from tightrein.engines.settings import check_supplied, flags
 from tightrein.errors import TightreinError
 
 TRAINING = tr.Training(epochs=10, minibatches=32)
@@ -29,7 +30,7 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
         TightreinError: unknown method, variant or setting; or a method that needs what control cannot supply.
     """
     method, notes = _at_home(tr.method(config.method, config.variant))
-    method = method.override({**config.overrides, **_flags(config)})
+    method = method.override({**config.overrides, **flags(config)})
     _check(method)
     return method, notes
 
@@ -57,21 +58,8 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
     ), notes
 
 
-def _flags(config: ControlConfig) -> dict[str, Any]:
-    """Flags that are settings of the method under a short name."""
-    named = {
-        "training.epochs": config.epochs,
-        "training.minibatches": config.minibatches,
-        "step.learning_rate": config.learning_rate,
-    }
-    return {path: value for path, value in named.items() if value is not None}
-
-
 def _check(method: Any) -> None:
-    missing = sorted((method.needs - GIVEN) | (method.prepare_needs - PREPARED))
-    if missing:
-        reason = REMEDIES.get(missing[0], "choose a method or a part that does not read it")
-        raise TightreinError(f"{method.key} needs {', '.join(missing)}, which the control engine cannot supply", reason)
+    check_supplied(method, "control", PREPARED, GIVEN, REMEDIES)
     if "returns" not in _credited(method):
         raise TightreinError(
             f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"

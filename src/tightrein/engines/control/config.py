@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError
 
 ENVS, ROLLOUT = 8, 256  # where neither the user nor the method says otherwise
@@ -79,11 +80,7 @@ class ControlConfig:
     @property
     def overrides(self) -> dict[str, str]:
         """`set` as path -> value."""
-        pairs = [item.partition("=") for item in self.set]
-        for path, equals, value in pairs:
-            if not (path and equals and value):
-                raise TightreinError(f"--set {path}{equals}{value} is not path=value", "for example --set epsilon=0.1")
-        return {path.strip(): value.strip() for path, _, value in pairs}
+        return pairs("--set", self.set, "epsilon=0.1")
 
     @property
     def folder(self) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.errors import TightreinError
+from tightrein.engines.settings import check_supplied, flags
 
 # Of methods that come from control, on a model that was not made here.
 STEP = tr.parts.Adam(learning_rate=1e-6, max_grad_norm=1.0)
@@ -39,8 +39,8 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     if config.embedded:
         method, more = _embedded(method)
         notes = [*notes, *more]
-    method = method.override({**config.overrides, **_flags(config)})
-    _check(method)
+    method = method.override({**config.overrides, **flags(config)})
+    check_supplied(method, "language", PREPARED, GIVEN, REMEDIES)
     return method, notes
 
 
@@ -80,23 +80,3 @@ def _embedded(method: Any) -> tuple[Any, list[str]]:
     changed = [path for path in after if path.startswith(("step.", "training.")) and after[path] != before.get(path)]
     listed = ", ".join(f"{path} {after[path]} (paper {before.get(path)})" for path in changed)
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []
-
-
-def _flags(config: LanguageConfig) -> dict[str, Any]:
-    """Flags that are settings of the method under a short name."""
-    named = {
-        "training.group_size": config.group_size,
-        "training.epochs": config.epochs,
-        "training.minibatches": config.minibatches,
-        "step.learning_rate": config.learning_rate,
-    }
-    return {path: value for path, value in named.items() if value is not None}
-
-
-def _check(method: Any) -> None:
-    missing = sorted((method.needs - GIVEN) | (method.prepare_needs - PREPARED))
-    if missing:
-        reason = next((REMEDIES[name] for name in missing if name in REMEDIES), "choose a method that does not read it")
-        raise TightreinError(
-            f"{method.key} needs {', '.join(missing)}, which the language engine cannot supply", reason
-        )

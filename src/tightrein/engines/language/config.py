@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError
 
 EMBEDDED = "embedded"
@@ -151,19 +152,6 @@ class Plan:
     def gradient_steps(self) -> int:
         """Gradient steps in the whole run."""
         return self.updates * self.epochs * self.minibatches
-
-
-def pairs(flag: str, items: tuple[str, ...], example: str) -> dict[str, str]:
-    """name=value items as a dict.
-
-    Raises:
-        TightreinError: an item that is not of this form.
-    """
-    split = [item.partition("=") for item in items]
-    for name, equals, value in split:
-        if not (name and equals and value):
-            raise TightreinError(f"{flag} {name}{equals}{value} is not name=value", f"for example {flag} {example}")
-    return {name.strip(): value.strip() for name, _, value in split}
 
 
 def _bad(name: str, value: Any, wanted: str) -> TightreinError:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tightrein.engines.language.config import LanguageConfig, pairs
+from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.datasets import read_rows
 from tightrein.engines.language.rewards import Reward, as_reward, entry_reward
+from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError, require, unknown
 
 Prompt = str | list[dict[str, str]]
