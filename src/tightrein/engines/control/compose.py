@@ -60,12 +60,7 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
 
 def _check(method: Any) -> None:
     check_supplied(method, "control", PREPARED, GIVEN, REMEDIES)
-    if "returns" not in _credited(method):
+    if "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
         raise TightreinError(
             f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"
         )
-
-
-def _credited(method: Any) -> frozenset[str]:
-    """Fields that the credit fills: rules that read value estimates also fill the value's targets."""
-    return frozenset({"advantage", "returns"} if "value_old" in method.credit.needs else {"advantage"})
