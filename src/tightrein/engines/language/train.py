@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +19,11 @@ from tightrein.engines.language.models import Policy, load_pretrained
 from tightrein.engines.language.rollout import Collector
 from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.tasks import Task, load_task
+from tightrein.errors import require
 from tightrein.runs import Checkpoint, Interrupt, Run
 
 ANSWER = 256  # tokens of the longest answer where nobody says otherwise and no worked example tells
+LEARNABLE = 0.05  # exact match after fine-tuning below which a user is warned
 TOLERANCE = 1e-3  # between log-probabilities of the sampler and of a fresh forward pass, in float32
 
 
@@ -34,6 +37,7 @@ def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., 
         TightreinError: for anything the user can put right: names, numbers, data, a reward function with a fault, a
             run that is already there, a full disk, or training that left the finite numbers.
     """
+    _hush()
     method, notes = compose(config)
     plan = Plan.of(config, method.training)
     wanted = plan.updates * plan.prompts + (config.warmup_examples + embedded.PROBES if config.embedded else 0)
@@ -51,6 +55,17 @@ def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., 
         print("".join(f"note: {note}\n" for note in notes), end="", flush=True)
     decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p)
     return _Training(config, plan, run, task, policy, method, decoding).go()
+
+
+def _hush() -> None:
+    """Transformers' progress bars are switched off, as a run shows its own, and so is one warning.
+
+    It wants an attention mask wherever it sees a padding token; rows that have ended are fed with that token until
+    they leave the batch, and what they produce is masked.
+    """
+    require("transformers", "language").utils.logging.disable_progress_bar()
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(lambda record: "passing in an `attention_mask`" not in record.getMessage())
 
 
 def describe(config: LanguageConfig, method: Any, plan: Plan, longest: int, notes: list[str]) -> dict[str, Any]:
@@ -128,6 +143,12 @@ class _Training:
         if not self._config.quiet:
             shown = f"{self._config.warmup_examples} worked examples, {result.steps} steps"
             print(f"fine-tuned on {shown}: exact match {result.accuracy:.0%}", flush=True)
+        if result.accuracy < LEARNABLE and not self._config.quiet:
+            print(
+                "note: so few correct answers leave little to reinforce: raise --warmup-examples and --warmup-steps, "
+                "or make the task easier with --task-set",
+                flush=True,
+            )
 
     def _advance(self) -> dict[str, float]:
         """One update; returns what the progress line shows."""
