@@ -112,7 +112,7 @@ def test_slips_are_answered(arguments, expected):
         (["--method", "spo", "--set", "epsilom=0.1"], "objective.surrogate.epsilon"),
         (["--method", "spo", "--set", "epsilon=much"], "epsilon=much"),
         (["--method", "spo", "--set", "epsilon=-1"], "must be > 0"),
-        (["--method", "spo", "--set", "epsilon"], "path=value"),
+        (["--method", "spo", "--set", "epsilon"], "name=value"),
     ],
 )
 def test_slips_in_training_are_answered_before_anything_is_made(tmp_path, arguments, expected):

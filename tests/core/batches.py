@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 
 import tightrein as tr
-
-jax.config.update("jax_enable_x64", True)
 
 LIBRARIES = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray}
 SETTINGS: dict[str, dict[str, Any]] = {"dr_grpo": {"length": 7}}  # what has no default
