@@ -26,7 +26,7 @@ class TightreinError(ValueError):
 def nearest(name: str, options: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` options most like `name`, best first; empty when none is at all alike.
 
-    Case and the choice between `-` and `_` do not count, and for a dotted path the last segment counts by
+    Case and the choice between `-` and `_` do not count, the beginning of a name finds it, and for a dotted path the last segment counts by
     itself too, so that `epsilon` finds `objective.surrogate.epsilon`.
     """
 
@@ -37,6 +37,8 @@ def nearest(name: str, options: Iterable[str], n: int = 3) -> list[str]:
 
     def likeness(option: str) -> float:
         candidates = {plain(option), plain(option).rpartition(".")[2]}
+        if any(candidate.startswith(wanted) for candidate in candidates):
+            return 1.0
         return max(difflib.SequenceMatcher(None, wanted, candidate).ratio() for candidate in candidates)
 
     ranked = sorted(((likeness(option), option) for option in options), key=lambda pair: (-pair[0], pair[1]))

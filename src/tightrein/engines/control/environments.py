@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tightrein.engines.control.actions import Actions, ContinuousActions, DiscreteActions
-from tightrein.errors import TightreinError
+from tightrein.errors import TightreinError, nearest
 
 BACKENDS = ("gymnax", "envpool", "gymnasium")  # in the order in which "auto" tries them
 
@@ -109,8 +108,7 @@ def _unknown(name: str, tried: list[str]) -> TightreinError:
     lines = []
     for backend in tried:
         names = _names(backend)
-        lower = {n.lower(): n for n in reversed(names)}
-        near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+        near = nearest(name, names)
         offer = f"nearest: {', '.join(near)}" if near else f"for example: {', '.join(names[:3])}"
         lines.append(f"{backend} offers {len(names)} environments, {offer}")
     return TightreinError(f"unknown environment {name!r}", "; ".join(lines) or "pip install 'tightrein[control]'")
