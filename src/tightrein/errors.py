@@ -26,8 +26,8 @@ class TightreinError(ValueError):
 def nearest(name: str, options: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` options most like `name`, best first; empty when none is at all alike.
 
-    Case and the choice between `-` and `_` do not count, the beginning of a name finds it, and for a dotted path the last segment counts by
-    itself too, so that `epsilon` finds `objective.surrogate.epsilon`.
+    Case and the choice between `-` and `_` do not count, and the beginning of a name finds it. For a dotted path
+    the last segment counts by itself too, so that `epsilon` finds `objective.surrogate.epsilon`.
     """
 
     def plain(text: str) -> str:
