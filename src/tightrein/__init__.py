@@ -5,7 +5,7 @@
 SPO(epsilon=0.1, ratio=TokenRatio())
 """
 
-from . import parts
+from . import decisions, parts
 from .catalogue import method, methods
 from .decisions import Decisions, Loss
 from .distributions import Categorical, DiagonalGaussian
@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "TightreinError",
     "Training",
+    "decisions",
     "method",
     "methods",
     "parts",

@@ -50,6 +50,18 @@ def library(x: Array) -> str:
     return "JAX" if _is_jax(x) else "NumPy"
 
 
+def finite(x: Array) -> bool:
+    """Whether all of `x` is finite, as far as that can be known: while a function is traced it cannot."""
+    if _is_torch(x):
+        torch = sys.modules["torch"]
+        return torch.compiler.is_compiling() or bool(torch.isfinite(x).all())
+    if _is_jax(x):
+        import jax
+
+        return isinstance(x, jax.core.Tracer) or bool(jax.numpy.isfinite(x).all())
+    return bool(np.isfinite(x).all())
+
+
 def stop_gradient(x: Array) -> Array:
     """Return `x` as a constant: same value, no gradient."""
     if _is_torch(x):
@@ -69,9 +81,11 @@ def is_floating(x: Array) -> bool:
 
 
 def at_least_float32(x: Array) -> Array:
-    """Widen half-precision arrays to float32: ratios of probabilities need more than 8 bits."""
+    """Widen half precision to float32 (ratios of probabilities need more than 8 bits); counts and flags become real."""
     xp = namespace(x)
-    return xp.astype(x, xp.float32) if is_floating(x) and x.dtype.itemsize < 4 else x
+    if not is_floating(x):
+        return xp.astype(x, xp.asarray(0.5).dtype)
+    return xp.astype(x, xp.float32) if x.dtype.itemsize < 4 else x
 
 
 def zero_where_masked(x: Array, mask: Array) -> Array:

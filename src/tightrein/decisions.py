@@ -9,7 +9,7 @@ from typing import Any
 
 from .arrays import Array, at_least_float32, is_array, library, namespace, pytree, zero_where_masked
 from .distributions import Distribution
-from .errors import TightreinError
+from .errors import TightreinError, unknown
 
 # name -> (shape, meaning); errors and the documentation are printed from this table.
 FIELDS: dict[str, tuple[str, str]] = {
@@ -84,7 +84,13 @@ class Decisions:
         _check(self)
 
     def replace(self, **changes: Any) -> Decisions:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        Raises TightreinError for a field that does not exist, naming the nearest.
+        """
+        for name in changes:
+            if name not in FIELDS:
+                raise unknown("field of Decisions", name, FIELDS)
         return replace(self, **changes)
 
     @property
@@ -97,10 +103,11 @@ class Decisions:
 
     def weights(self) -> Array:
         """The mask as floating-point numbers, [B, T]; all ones when there is no mask."""
-        like = at_least_float32(next(a for n, a in _two_dimensional(self) if n in _REAL))
+        shape = self.shape
+        like = at_least_float32(next((a for n, a in _two_dimensional(self) if n in _REAL), self.mask))
         xp = namespace(like)
         if self.mask is None:
-            return xp.broadcast_to(xp.ones_like(like), self.shape)
+            return xp.broadcast_to(xp.ones_like(like), shape)
         return xp.astype(self.mask, like.dtype)
 
     def outcome(self) -> Array:
@@ -174,7 +181,9 @@ def require(d: Decisions, names: frozenset[str], who: str) -> None:
 
 
 def _hint(missing: list[str]) -> str:
-    return " (or let method.prepare(decisions) compute it from rewards)" if "advantage" in missing else ""
+    if "advantage" in missing:
+        return " (or let method.prepare(decisions) compute it from rewards)"
+    return " (or set objective.value.coef=0 and train the critic elsewhere)" if "value" in missing else ""
 
 
 def _check(d: Decisions) -> None:

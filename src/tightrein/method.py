@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from .arrays import Array
+from .arrays import Array, at_least_float32, finite
 from .credit.base import Credit
 from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
@@ -109,6 +109,12 @@ class Method(Part):
         selection drops is masked. Raises TightreinError when a field is missing.
         """
         require(decisions, self.prepare_needs, f"{self.key} (rewards to advantages)")
+        if not finite(decisions.reward):
+            raise TightreinError(
+                "the rewards hold a NaN or an infinity",
+                "give a finite number for every answer, 0 where none can be judged",
+            )
+        decisions = decisions.replace(reward=at_least_float32(decisions.reward))
         stages: tuple[RewardPart | Credit | Selection, ...] = (*self.reward, self.credit, *self.selection)
         for part in stages:
             decisions = part(decisions)

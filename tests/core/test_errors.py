@@ -38,7 +38,7 @@ def test_missing_fields_name_method_field_and_shape() -> None:
         tr.method("grpo").prepare(tr.Decisions(logp=ONES))
     with pytest.raises(tr.TightreinError, match="ppo_kl needs advantage, dist, dist_old"):
         tr.method("ppo_kl").loss(tr.Decisions(logp=ONES, logp_old=ONES))
-    with pytest.raises(tr.TightreinError, match="ValueLoss needs returns"):
+    with pytest.raises(tr.TightreinError, match="ppo_clip needs returns"):
         tr.method("ppo_clip").loss(tr.Decisions(logp=ONES, logp_old=ONES, advantage=ONES, value=ONES))
 
 
@@ -70,3 +70,30 @@ def test_truncation_without_a_value_behind_it() -> None:
 def test_slips_in_settings(call: Any, said: str) -> None:
     with pytest.raises(tr.TightreinError, match=said):
         call()
+
+
+def test_a_forgotten_value_is_not_passed_over() -> None:
+    d = tr.Decisions(logp=ONES, logp_old=ONES, advantage=ONES)
+    with pytest.raises(tr.TightreinError, match=r"ppo_clip needs returns, value(.|\n)*objective.value.coef=0"):
+        tr.method("ppo_clip").loss(d)
+    assert np.isfinite(tr.method("ppo_clip", **{"objective.value.coef": 0}).loss(d).value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rewards_that_are_not_finite(bad: float) -> None:
+    d = tr.Decisions(logp=ONES, reward=np.array([0.0, bad]), group=np.zeros(2, int))
+    for given in (d, tr.Decisions(logp=torch.ones(2, 3), reward=torch.tensor([0.0, bad]), group=torch.zeros(2).int())):
+        with pytest.raises(tr.TightreinError, match="a NaN or an infinity"):
+            tr.method("grpo").prepare(given)
+
+
+def test_rewards_alone_do_not_say_how_many_decisions_there_are() -> None:
+    with pytest.raises(tr.TightreinError, match=r"no \[B, T\] array"):
+        tr.method("gspo").prepare(tr.Decisions(reward=np.zeros(2), group=np.zeros(2, int)))
+    masked = tr.Decisions(reward=np.arange(2.0), group=np.zeros(2, int), mask=np.ones((2, 3), bool))
+    assert tr.method("gspo").prepare(masked).advantage.shape == (2, 3)
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    with pytest.raises(tr.TightreinError, match="unknown field of Decisions 'logpold'; nearest: logp_old"):
+        tr.Decisions(logp=ONES).replace(logpold=ONES)

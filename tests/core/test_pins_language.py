@@ -39,7 +39,7 @@ def test_group_normalised() -> None:
     np.testing.assert_allclose(
         credit(GroupNormalised(), [1, 0, 0, 1]), [0.866024, -0.866024, -0.866024, 0.866024], atol=1e-6
     )
-    np.testing.assert_allclose(credit(GroupNormalised(epsilon=0), [1, 0, 0, 0]), [1.5, -0.5, -0.5, -0.5])
+    np.testing.assert_allclose(credit(GroupNormalised(eps=0), [1, 0, 0, 0]), [1.5, -0.5, -0.5, -0.5])
     rewards = [0.3, 0.1, 0.9, 0.4]
     moved = [3 * r - 7 for r in rewards]
     np.testing.assert_allclose(credit(GroupNormalised(0), moved), credit(GroupNormalised(0), rewards))
@@ -280,7 +280,10 @@ def test_sequence_ratios() -> None:
 
 
 def test_any_surrogate_runs_on_whole_answers() -> None:
-    spo = tr.method("spo", **{"objective.surrogate.ratio": "SequenceMeanRatio", "objective.standardise": False})
+    spo = tr.method(
+        "spo",
+        **{"objective.surrogate.ratio": "SequenceMeanRatio", "objective.standardise": False, "objective.value.coef": 0},
+    )
     d = answer([0.3, -0.1, 0.1])
     assert float(spo.loss(d).value) == pytest.approx(-(1.105171 - 0.105171**2 / 0.4), abs=1e-6)
     assert float(Importance(ratio=SequenceMeanRatio())(d)) == pytest.approx(-1.105171, abs=1e-6)

@@ -68,7 +68,8 @@ def test_extremes_give_neither_nan_nor_infinite_gradients(key: str, dtype: torch
     d = tr.Decisions(
         logp=rows, logp_old=extremes.expand(7, 7), logp_ref=rows.T.contiguous(), mask=torch.ones(7, 7),
         reward=torch.tensor([0.0, 1, -1, 1e4, 0.5, 0.5, 1], dtype=dtype), group=torch.tensor([0, 0, 1, 1, 2, 2, 3]),
-        value_old=torch.ones(7, 7, dtype=dtype), value_next=torch.ones(7, 7, dtype=dtype),
+        value=torch.zeros(7, 7, dtype=dtype), value_old=torch.ones(7, 7, dtype=dtype),
+        value_next=torch.ones(7, 7, dtype=dtype),
         dist_old=tr.Categorical(logits), entropy=torch.ones(7, 7, dtype=dtype),
     )  # fmt: skip
     d = method.prepare(d)
@@ -121,3 +122,23 @@ def test_stats_cost_nothing_until_read() -> None:
     assert "_values" not in vars(loss.stats)
     assert 0 <= float(loss.stats["clip_fraction"]) <= 1
     assert {"kl_k1", "kl_k3", "ratio_max", "ratio_deviation", "entropy", "ess", "value_loss"} <= loss.stats.keys()
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("kind", [bool, int])
+@pytest.mark.parametrize("key", KEYS)
+def test_rewards_may_be_counts_and_flags(key: str, kind: type, library: str) -> None:
+    method = batches.method(key)
+    made = batches.fields(0)
+    whole = method.prepare(batches.convert({**made, "reward": (made["reward"] > 0.5).astype(float)}, library))
+    given = method.prepare(batches.convert({**made, "reward": (made["reward"] > 0.5).astype(kind)}, library))
+    np.testing.assert_allclose(given.advantage, whole.advantage, atol=1e-12)
+
+
+def test_no_gradient_flows_into_the_old_policy() -> None:
+    method = tr.method("gspo")
+    d = batches.batch(0, "torch", method)
+    logp = d.logp_old.clone().requires_grad_()
+    method.loss(d.replace(logp=logp, logp_old=logp)).value.backward()  # somebody forgot to detach
+    np.testing.assert_array_equal(logp.grad, batches.torch_gradient(method, d.replace(logp=d.logp_old)))
+    assert logp.grad.any()

@@ -17,7 +17,7 @@ def test_by_path_by_end_and_from_text() -> None:
     assert tr.method("spo", max_grad_norm="none").step.max_grad_norm is None
     assert tr.method("ppo_clip", max_grad_norm="0.5").step.max_grad_norm == 0.5
     assert tr.method("dr_grpo", length="16").objective.aggregate.length == 16
-    assert tr.method("grpo", epsilon=1e-4).credit.epsilon == 1e-4
+    assert tr.method("grpo", **{"credit.eps": 1e-4}).credit.eps == 1e-4
 
 
 def test_parts_are_replaced_by_name_and_then_set() -> None:

@@ -40,15 +40,15 @@ class GroupNormalised(Credit):
     A group of one has no spread to measure: its advantage is its reward, as in verl.
     """
 
-    equation = "A_i = (R_i - mean_g) / (std_g + e)"
+    equation = "A_i = (R_i - mean_g) / (std_g + eps)"
     needs = frozenset({"reward", "group"})
-    epsilon: float = setting(1e-6, at_least=0)
+    eps: float = setting(1e-6, at_least=0)
 
     def __call__(self, d: Decisions) -> Decisions:
         """See Credit."""
         xp = namespace(d.weights())
         centred, size, deviation = _moments(d)
-        scaled = centred / xp.where(deviation > 0, deviation + self.epsilon, xp.ones_like(deviation))
+        scaled = centred / xp.where(deviation > 0, deviation + self.eps, xp.ones_like(deviation))
         return _spread(d, xp.where(size == 1, stop_gradient(d.outcome()), scaled))
 
 

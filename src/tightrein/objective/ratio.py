@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arrays import LOG_RATIO_LIMIT, Array, at_least_float32, atleast, clip, namespace, zero_where_masked
+from ..arrays import (
+    LOG_RATIO_LIMIT,
+    Array,
+    at_least_float32,
+    atleast,
+    clip,
+    namespace,
+    stop_gradient,
+    zero_where_masked,
+)
 from ..decisions import Decisions
 from ..settings import Part
 
@@ -12,9 +21,9 @@ _FINITE = 1e9  # log-probabilities of -inf become this, so that two impossible d
 
 
 def log_difference(logp: Array, other: Array, mask: Array) -> Array:
-    """logp - other where mask = 1, else 0; finite for infinite log-probabilities: [B, T]."""
+    """logp - other where mask = 1, else 0; no gradient into `other`, finite for infinite log-probabilities: [B, T]."""
     new = clip(zero_where_masked(at_least_float32(logp), mask), -_FINITE, _FINITE)
-    old = clip(zero_where_masked(at_least_float32(other), mask), -_FINITE, _FINITE)
+    old = clip(zero_where_masked(at_least_float32(stop_gradient(other)), mask), -_FINITE, _FINITE)
     return new - old
 
 

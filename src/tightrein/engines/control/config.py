@@ -29,7 +29,7 @@ class ControlConfig:
     seed: int = 0
     """The first seed; the others follow it."""
     total_steps: int = 200_000
-    """Environment steps of each seed."""
+    """Environment steps of each seed, rounded down to whole rollouts."""
     envs: int | None = None
     """Environments of each seed (the method's own, else 8)."""
     rollout: int | None = None
@@ -61,7 +61,7 @@ class ControlConfig:
     resume: bool = False
     """Go on with the run in this folder from its last checkpoint."""
     quiet: bool = False
-    """Show no progress."""
+    """Show neither progress nor notes (config.json holds the notes)."""
 
     def __post_init__(self) -> None:
         positive = ("seeds", "total_steps", "envs", "rollout", "epochs", "minibatches", "learning_rate")

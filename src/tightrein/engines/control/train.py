@@ -87,6 +87,10 @@ class _Training:
 
     def go(self) -> dict[str, Any]:
         """From the start or the last checkpoint to the end or an interruption."""
+        with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
+            return self._go(stop)
+
+    def _go(self, stop: Interrupt) -> dict[str, Any]:
         plan, began = self._plan, time.monotonic()
         self._restore()
         self._trainer.run(self._iteration, 0)  # compiles
@@ -95,7 +99,7 @@ class _Training:
         total = plan.iterations * plan.batch
         if not self._iteration:
             self._log([{}] * len(self._seeds), evaluated=True)
-        with Interrupt() as stop, self._run.progress(total, label, start=self._step) as progress:
+        with self._run.progress(total, label, start=self._step) as progress:
             while self._iteration < plan.iterations and not stop.requested:
                 shown = self._advance()
                 progress.update(self._step, **shown)

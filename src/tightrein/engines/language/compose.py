@@ -64,7 +64,7 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         f"{method.key} comes from control: its objective is kept; credit is GroupNormalised instead of "
         f"{type(method.credit).__name__} (no values are estimated); step and training are the language defaults"
     )
-    objective, notes = method.objective, [note]
+    objective, notes = method.objective.replace(value=tr.parts.ValueLoss(coef=0.0)), [note]
     if objective.standardise:
         objective = objective.replace(standardise=False)
         notes.append("advantages are standardised within groups, and not again within minibatches")

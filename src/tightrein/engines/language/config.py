@@ -72,7 +72,7 @@ class LanguageConfig:
     resume: bool = False
     """Go on with the run in this folder from its last checkpoint."""
     quiet: bool = False
-    """Show no progress."""
+    """Show neither progress nor notes (config.json holds the notes)."""
 
     def __post_init__(self) -> None:
         counts = ("updates", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens", "warmup_examples")

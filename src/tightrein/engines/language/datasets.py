@@ -34,6 +34,8 @@ def _open(name: str) -> Any:
     path = Path(name)
     if path.is_file():
         return _read_json(path)
+    if path.suffix in (".json", ".jsonl"):
+        raise TightreinError(f"there is no file {name}", "check the path; it is looked for from where you are")
     datasets = require("datasets", "language")
     try:
         found = datasets.load_from_disk(name) if (path / "dataset_info.json").exists() else datasets.load_dataset(name)

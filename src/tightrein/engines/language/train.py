@@ -102,11 +102,15 @@ class _Training:
 
     def go(self) -> dict[str, Any]:
         """From the start or the last checkpoint to the end or an interruption."""
+        with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
+            return self._go(stop)
+
+    def _go(self, stop: Interrupt) -> dict[str, Any]:
         began, plan = time.monotonic(), self._plan
         checkpoint = self._run.latest() if self._config.resume else None
         self._begin(checkpoint)
         label = f"{self._config.method} on {self._task.name} ({self._config.model})"
-        with Interrupt() as stop, self._run.progress(plan.updates, label, start=self._update) as progress:
+        with self._run.progress(plan.updates, label, start=self._update) as progress:
             while self._update < plan.updates and not stop.requested:
                 progress.update(self._update + 1, **self._advance())
         if stop.requested and self._update < plan.updates:

@@ -23,8 +23,8 @@ State = Mapping[str, Array]
 class PolicyObjective(Part):
     """L = aggregate( surrogate + penalties - c2 entropy ) + c1 mean( value loss ).
 
-    The value loss takes part when c1 is not 0 and the Decisions carry a `value`. `standardise` makes the advantages
-    of the batch at hand (usually a minibatch) mean 0 and deviation 1 first.
+    A coefficient of 0 switches its term off: objective.value.coef=0 leaves the critic to be trained elsewhere.
+    `standardise` makes the advantages of the batch at hand (usually a minibatch) mean 0 and deviation 1 first.
     """
 
     surrogate: Surrogate
@@ -37,8 +37,8 @@ class PolicyObjective(Part):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Fields of Decisions that the loss reads; `mask` and, with a value head, more are optional."""
-        fields = self.surrogate.needs | self.reference.needs
+        """Fields of Decisions that the loss reads; `mask` is optional."""
+        fields = self.surrogate.needs | self.reference.needs | self.value.needs
         if self.trust is not None:
             fields |= self.trust.needs
         return fields | ({"entropy"} if self.entropy else set())
@@ -63,8 +63,7 @@ class PolicyObjective(Part):
             d = d.replace(advantage=standardise(d.advantage, d.weights()))
         per_decision = self._per_decision(d, state)
         value = namespace(per_decision).sum(per_decision * self.aggregate.weights(d.weights()))
-        if d.value is not None and self.value.coef:
-            require(d, self.value.needs, type(self.value).__name__)
+        if self.value.coef:
             value = value + self.value.coef * masked_mean(self.value(d), d.weights())
         return Loss(value, per_decision, Stats(functools.partial(self._stats, d, stop_gradient(per_decision))))
 
@@ -90,7 +89,7 @@ class PolicyObjective(Part):
             stats["kl_exact" if "dist" in self.trust.needs else "kl_trust"] = masked_mean(self.trust(d), mask)
         if d.entropy is not None:
             stats["entropy"] = masked_mean(d.entropy, mask)
-        if d.value is not None and d.returns is not None:
+        if self.value.coef:
             stats["value_loss"] = masked_mean(self.value(d), mask)
         return stats
 

@@ -18,9 +18,15 @@ class ValueLoss(Part):
     """
 
     equation = "0.5 max( (V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2 )"
-    needs = frozenset({"value", "returns"})
     coef: float = setting(0.5, at_least=0)
     clip_range: float | None = setting(None, above=0)
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Nothing while it is off; the old value only where the new one is held near it."""
+        if not self.coef:
+            return frozenset()
+        return frozenset({"value", "returns"} | ({"value_old"} if self.clip_range is not None else set()))
 
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision, without its coefficient: [B, T]."""
