@@ -37,7 +37,8 @@ def train(config: ControlConfig) -> dict[str, Any]:
     )
     if not config.quiet:
         print("".join(f"note: {note}\n" for note in notes), end="", flush=True)
-    return _Training(config, plan, run, trainer_of(config, method, spec, plan), spec).go()
+    with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
+        return _Training(config, plan, run, trainer_of(config, method, spec, plan), spec).go(stop)
 
 
 def describe(config: ControlConfig, method: Any, spec: EnvSpec, plan: Plan, notes: list[str]) -> dict[str, Any]:
@@ -85,12 +86,8 @@ class _Training:
         self._iteration = self._saved = 0
         self._evaluated: dict[str, list[float]] = {}
 
-    def go(self) -> dict[str, Any]:
+    def go(self, stop: Interrupt) -> dict[str, Any]:
         """From the start or the last checkpoint to the end or an interruption."""
-        with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
-            return self._go(stop)
-
-    def _go(self, stop: Interrupt) -> dict[str, Any]:
         plan, began = self._plan, time.monotonic()
         self._restore()
         self._trainer.run(self._iteration, 0)  # compiles

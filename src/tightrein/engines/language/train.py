@@ -54,7 +54,8 @@ def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., 
     if not config.quiet:
         print("".join(f"note: {note}\n" for note in notes), end="", flush=True)
     decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p)
-    return _Training(config, plan, run, task, policy, method, decoding).go()
+    with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
+        return _Training(config, plan, run, task, policy, method, decoding).go(stop)
 
 
 def _hush() -> None:
@@ -100,12 +101,8 @@ class _Training:
         self._warned = False
         self._warm_up: dict[str, float] = {}
 
-    def go(self) -> dict[str, Any]:
+    def go(self, stop: Interrupt) -> dict[str, Any]:
         """From the start or the last checkpoint to the end or an interruption."""
-        with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
-            return self._go(stop)
-
-    def _go(self, stop: Interrupt) -> dict[str, Any]:
         began, plan = time.monotonic(), self._plan
         checkpoint = self._run.latest() if self._config.resume else None
         self._begin(checkpoint)
