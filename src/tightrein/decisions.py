@@ -43,7 +43,6 @@ FIELDS: dict[str, tuple[str, str]] = {
     ),
     "dist_old": ("[B, T, ...]", "the whole distribution of the old policy"),
 }
-_PER_ROW = {"bootstrap", "group", "prompt"}
 _DISTRIBUTIONS = {"dist", "dist_old"}
 _REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
 
@@ -208,7 +207,7 @@ def _check_libraries(arrays: list[tuple[str, Array]]) -> None:
 
 def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
     for name, a in arrays:
-        allowed = (1,) if name in _PER_ROW else (1, 2) if name == "reward" else (2,)
+        allowed = {shape.count(",") + 1 for shape in FIELDS[name][0].split(" or ")}  # "[B, T] or [B]": 2 or 1
         if len(a.shape) not in allowed:
             raise TightreinError(
                 f"{name} has shape {tuple(a.shape)}, but should be {FIELDS[name][0]}",
