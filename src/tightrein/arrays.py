@@ -6,13 +6,17 @@ does not have (stopping a gradient, a linear recurrence, sums over groups, regis
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform
 
 import array_api_compat as compat
 import numpy as np
+
+from .errors import TightreinError, require
 
 Array = Any  # numpy.ndarray, torch.Tensor or jax.Array
 
@@ -70,7 +74,31 @@ def stop_gradient(x: Array) -> Array:
         import jax
 
         return jax.lax.stop_gradient(x)
-    return x
+    return x if _constants is None else _constants(x)
+
+
+_constants: Callable[[Array], Array] | None = None
+
+
+@contextmanager
+def constants_held(constants: list[Array]) -> Iterator[None]:
+    """Hold still what a formula on NumPy arrays takes as constant, so that its differences show its gradient.
+
+    With an empty list `stop_gradient` records its values there; with a filled one it returns them again, in order,
+    whatever its argument is now.
+    """
+    global _constants
+    left = iter(constants)
+
+    def record(x: Array) -> Array:
+        constants.append(x)
+        return x
+
+    _constants = (lambda x: next(left)) if constants else record
+    try:
+        yield
+    finally:
+        _constants = None
 
 
 def is_floating(x: Array) -> bool:
@@ -116,11 +144,11 @@ def atleast(x: Array, low: float) -> Array:
     return xp.where(x > low, x, xp.full_like(x, low))
 
 
-def clip(x: Array, low: float, high: float) -> Array:
+def clip(x: Array, low: Array | float, high: Array | float) -> Array:
     """Cut `x` into [low, high]; the gradient is 1 inside and exactly 0 outside, in every library."""
     xp = namespace(x)
-    x = xp.where(x < low, xp.full_like(x, low), x)
-    return xp.where(x > high, xp.full_like(x, high), x)
+    x = xp.where(x < low, low + xp.zeros_like(x), x)
+    return xp.where(x > high, high + xp.zeros_like(x), x)
 
 
 def sigmoid(x: Array) -> Array:
@@ -166,6 +194,85 @@ def group_sum(x: Array, group: Array) -> Array:
         total = slots
         np.add.at(total, first, x)
     return total[first]
+
+
+MODULES = {"NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
+_EXTRAS = {"NumPy": "all", "PyTorch": "language", "JAX": "control"}
+
+
+def installed() -> tuple[str, ...]:
+    """Names of the array libraries that are at hand: "NumPy" and, where installed, "PyTorch" and "JAX"."""
+    return tuple(name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None)
+
+
+def convert(x: Any, to: str) -> Any:
+    """Arrays and real numbers, also inside mappings and dataclasses, as arrays of the library `to` on the CPU.
+
+    Raises TightreinError when the library is not installed.
+    """
+    if isinstance(x, Mapping):
+        return {name: convert(value, to) for name, value in x.items()}
+    if is_dataclass(x) and not isinstance(x, type):
+        return type(x)(**{f.name: convert(getattr(x, f.name), to) for f in fields(x)})
+    if not is_array(x) and not isinstance(x, (float, np.floating)):
+        return x
+    module = require(MODULES[to], _EXTRAS[to])
+    plain = np.asarray(x.detach().cpu() if _is_torch(x) else x)
+    return {"NumPy": np.asarray, "PyTorch": getattr(module, "as_tensor", None)}.get(to, _to_jax)(plain)
+
+
+def _to_jax(x: np.ndarray) -> Array:
+    import jax.numpy as jnp
+
+    return jnp.asarray(x)
+
+
+def value_and_gradient(function: Callable[[dict[str, Array]], Array], at: dict[str, Array]) -> tuple[Array, Any]:
+    """A scalar function's value at named arrays of PyTorch or JAX, and its gradient by each of them.
+
+    Raises TightreinError for NumPy arrays, which have no gradients.
+    """
+    first = next(iter(at.values()))
+    if _is_torch(first):
+        torch = sys.modules["torch"]
+        leaves = {name: x.detach().clone().requires_grad_() for name, x in at.items()}
+        value = function(leaves)
+        if not value.requires_grad:
+            return value, {name: torch.zeros_like(x) for name, x in at.items()}
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return value.detach(), dict(zip(leaves, found, strict=True))
+    if _is_jax(first):
+        import jax
+
+        return jax.value_and_grad(function)(at)  # type: ignore[no-any-return]
+    raise TightreinError("NumPy arrays have no gradients", "convert them to PyTorch or JAX")
+
+
+def compiled(function: Callable[..., Any], library: str) -> Callable[..., Any]:
+    """The function compiled as a whole: jax.jit, or torch.compile without a break; as it is for NumPy."""
+    if library == "JAX":
+        return require("jax", "control").jit(function)  # type: ignore[no-any-return]
+    if library == "PyTorch":
+        torch = require("torch", "language")
+        torch._dynamo.reset()
+        return torch.compile(function, fullgraph=True, backend="aot_eager")  # type: ignore[no-any-return]
+    return function
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Let JAX compute in float64, which it does only when told; the others do where they are given float64."""
+    if "JAX" not in installed():
+        yield
+        return
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 _Class = TypeVar("_Class", bound=type)

@@ -36,7 +36,21 @@ FIELDS: dict[str, tuple[str, str]] = {
     "entropy": ("[B, T]", "entropy of the policy being trained, in nats; carries the gradient"),
     "group": ("[B]", "integer id shared by the trajectories that are compared with each other"),
     "prompt": ("[B]", "integer id of the prompt or start state, stable over training"),
-    "turn": ("[B, T]", "index of the turn that a decision belongs to"),
+    "turn": ("[B, T]", "index of the turn, or reasoning step, of a decision; never falls along a row"),
+    "chosen": ("[B]", "1 for the preferred answer of a pair, 0 for the other; the two share a group"),
+    "demonstration": ("[B]", "1 for a trajectory that an expert wrote, 0 for one of the policy"),
+    "scores": ("[B, K]", "scores of K reward models"),
+    "drift": (
+        "[B]",
+        "mean absolute change of log-probability on the answer given when the prompt was last drawn, 0 at first",
+    ),
+    "staleness": ("[B, T]", "how many updates the policy that made the decision lies behind the present one"),
+    "entropy_old": ("[B, T]", "entropy of the old policy, in nats"),
+    "random": ("[B, T]", "uniform numbers in [0, 1), for rules that choose at random"),
+    "action": (
+        "[B, T] or [B, T, D]",
+        "the decision itself: the index of its alternative in `dist`, or an action vector",
+    ),
     "dist": (
         "[B, T, ...]",
         "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
@@ -45,6 +59,7 @@ FIELDS: dict[str, tuple[str, str]] = {
 }
 _DISTRIBUTIONS = {"dist", "dist_old"}
 _REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
+_NOT_IN_TIME = {"scores"}  # two axes, but the second is not T
 
 
 @pytree
@@ -76,6 +91,14 @@ class Decisions:
     group: Array = None
     prompt: Array = None
     turn: Array = None
+    chosen: Array = None
+    demonstration: Array = None
+    scores: Array = None
+    drift: Array = None
+    staleness: Array = None
+    entropy_old: Array = None
+    random: Array = None
+    action: Array = None
     dist: Distribution | None = None
     dist_old: Distribution | None = None
 
@@ -213,12 +236,12 @@ def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
                 f"{name} has shape {tuple(a.shape)}, but should be {FIELDS[name][0]}",
                 "B is the number of trajectories, T the number of decisions in each",
             )
-    if not any(len(a.shape) == 2 for _, a in arrays):
+    if not _two_dimensional(d):
         return
     rows, width = d.shape
     reference = next(name for name, a in _two_dimensional(d) if a.shape[1] == width)
     for name, a in arrays:
-        fits = a.shape[0] == rows and (len(a.shape) == 1 or a.shape[1] in (1, width))
+        fits = a.shape[0] == rows and (len(a.shape) == 1 or name in _NOT_IN_TIME or a.shape[1] in (1, width))
         if not fits:
             raise TightreinError(
                 f"{name} has shape {tuple(a.shape)}, but {reference} has shape {(rows, width)}",
@@ -228,4 +251,4 @@ def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
 
 def _two_dimensional(d: Decisions) -> list[tuple[str, Array]]:
     named = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
-    return [(name, a) for name, a in named if a is not None and len(a.shape) == 2]
+    return [(name, a) for name, a in named if a is not None and len(a.shape) == 2 and name not in _NOT_IN_TIME]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from .anchor.reference import Anchor, Frozen
 from .arrays import Array, at_least_float32, finite
 from .credit.base import Credit
 from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
-from .objective.policy import PolicyObjective
+from .objective.base import Objective
 from .reward import RewardPart
 from .selection import Selection
+from .selection.curriculum import Curriculum
 from .settings import Part, setting
 from .step import Optimizer
 
 State = dict[str, Any]
+_ABOUT = ("key", "title", "home", "experience")  # what a method is, not how it is set
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,14 @@ class Source:
 class Training(Part):
     """How much of what the paper trains with; engines take these where a method is at home.
 
-    `group_size` is the number of answers per prompt; `envs` and `rollout` (steps per environment and
-    iteration) are for control.
+    `group_size` is the number of answers per prompt; `value_pretraining` the updates of the critic alone before
+    the policy is touched; `envs` and `rollout` (steps per environment and iteration) are for control.
     """
 
     epochs: int = setting(1, at_least=1)
     minibatches: int = setting(1, at_least=1)
     group_size: int = setting(1, at_least=1)
+    value_pretraining: int = setting(0, at_least=0)
     envs: int | None = setting(None, at_least=1)
     rollout: int | None = setting(None, at_least=1)
 
@@ -64,24 +68,39 @@ class Method(Part):
     title: str
     home: Literal["control", "language"]
     source: Source
-    credit: Credit
-    objective: PolicyObjective
+    objective: Objective
     step: Optimizer
+    credit: Credit | None = None
     training: Training = Training()
     reward: tuple[RewardPart, ...] = ()
     selection: tuple[Selection, ...] = ()
+    curriculum: Curriculum | None = None
+    anchor: Anchor = Frozen()
+    experience: Literal["rollouts", "demonstrations", "pairs", "mixed"] = "rollouts"
     variants: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
-    relations: tuple[str, ...] = ()
+    relations: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Kept here because a compiler that traces `loss` should not have to follow a walk over the parts.
+        object.__setattr__(self, "_start", self.init())
+        object.__setattr__(self, "_needs", frozenset(self.objective.needs))
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Fields of Decisions that `loss` reads."""
-        return self.objective.needs
+        needs: frozenset[str] = self._needs  # type: ignore[attr-defined]
+        return needs
 
     @property
     def prepare_needs(self) -> frozenset[str]:
-        """Fields of Decisions that `prepare` reads."""
-        return frozenset().union(*(part.needs for part in (*self.reward, self.credit, *self.selection)))
+        """Fields of Decisions that `prepare` reads and does not make itself."""
+        needed: set[str] = set()
+        made: set[str] = set()
+        for _, part in self._preparation():
+            needed |= part.needs - made
+            made |= part.provides
+        return frozenset(needed)
 
     @property
     def stateful(self) -> bool:
@@ -90,44 +109,73 @@ class Method(Part):
 
     def settings(self) -> dict[str, Any]:
         """Every hyperparameter as path -> value."""
-        about = ("key", "title", "home")
-        return {path: value for path, value in super().settings().items() if path not in about}
+        return {path: value for path, value in super().settings().items() if path not in _ABOUT}
 
-    def init(self) -> State:
-        """State at the start: path of a coefficient -> its value. Save it with every checkpoint."""
-        return {f"objective.{name}": value for name, value in self.objective.init().items()}
+    def init(self, prompts: int = 0) -> State:
+        """State at the start: path of a part -> what it keeps. Save it with every checkpoint.
 
-    def update(self, state: Mapping[str, Array], decisions: Decisions) -> State:
-        """State of the next iteration, from Decisions evaluated under the policy after its update."""
-        new = self.objective.update(_inside(state), decisions)
-        return {f"objective.{name}": value for name, value in new.items()}
+        prompts: how many different prompts there are, for the parts that remember something of each.
+        """
+        found = {path: value.init(prompts) for path, value in self.walk() if isinstance(value, Part)}
+        return {path: state for path, state in found.items() if state is not None}
 
-    def prepare(self, decisions: Decisions, state: Mapping[str, Array] | None = None) -> Decisions:
+    def update(self, state: Mapping[str, Any], decisions: Decisions, progress: Any = 0.0) -> State:
+        """State of the next iteration, from Decisions evaluated under the policy after its update.
+
+        progress: share of the training that is done by then, in [0, 1].
+        """
+        parts = dict(self.walk())
+        return {path: parts[path].update(kept, decisions, progress) for path, kept in state.items()}
+
+    def prepare(self, decisions: Decisions, state: Mapping[str, Any] | None = None) -> Decisions:
         """Rewards -> advantages: apply the reward, credit and selection parts, in that order.
 
-        Returns Decisions with `advantage` [B, T] (and `returns` [B, T] where values are estimated); what the
-        selection drops is masked. Raises TightreinError when a field is missing.
+        Returns Decisions with `advantage` [B, T] (and `returns` [B, T] where values are estimated; neither where the
+        objective reads rewards or pairs itself); what the selection drops is masked. Raises TightreinError when a
+        field is missing.
         """
         require(decisions, self.prepare_needs, f"{self.key} (rewards to advantages)")
-        if not finite(decisions.reward):
-            raise TightreinError(
-                "the rewards hold a NaN or an infinity",
-                "give a finite number for every answer, 0 where none can be judged",
-            )
-        decisions = decisions.replace(reward=at_least_float32(decisions.reward))
-        stages: tuple[RewardPart | Credit | Selection, ...] = (*self.reward, self.credit, *self.selection)
-        for part in stages:
-            decisions = part(decisions)
+        if decisions.reward is not None:
+            decisions = decisions.replace(reward=at_least_float32(_finite(decisions.reward)))
+        state = self._state(state)
+        for path, part in self._preparation():
+            decisions = part(decisions, state.get(path))
         return decisions
 
-    def loss(self, decisions: Decisions, state: Mapping[str, Array] | None = None) -> Loss:
+    def loss(self, decisions: Decisions, state: Mapping[str, Any] | None = None) -> Loss:
         """Loss of a batch of decisions: `value` to minimise, `per_decision` [B, T], and lazy `stats`.
 
         Without `state` a stateful method uses that of its start. Raises TightreinError when a field is
         missing.
         """
         require(decisions, self.needs, self.key)
-        return self.objective(decisions, _inside(self.init() if state is None else state))
+        inside = {
+            path.removeprefix("objective."): kept
+            for path, kept in self._state(state).items()
+            if path.startswith("objective.")
+        }
+        return self.objective(decisions, inside)
+
+    def _preparation(self) -> list[tuple[str, RewardPart | Credit | Selection]]:
+        """The parts that `prepare` applies, in order, each with its path."""
+        by_path = dict(self.children())
+        credit = [] if self.credit is None else [("credit", self.credit)]
+        return [
+            *((path, part) for path, part in by_path.items() if path.startswith("reward.")),
+            *credit,
+            *((path, part) for path, part in by_path.items() if path.startswith("selection.")),
+        ]
+
+    def _state(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        if state is not None:
+            return state
+        start: State = self._start  # type: ignore[attr-defined]
+        if any(len(array) == 0 for array in _arrays(start)):
+            raise TightreinError(
+                f"{self.key} remembers something of every prompt, and was given no state",
+                "pass state=method.init(prompts=N), and after each update keep method.update(state, decisions)",
+            )
+        return start
 
     def variant(self, name: str) -> Self:
         """The method as the "paper" has it (the default), or as the "released" code does where they differ."""
@@ -137,10 +185,24 @@ class Method(Part):
         return self.override(dict(known[name]))
 
     def _resolve(self, path: str) -> str:
-        if path in ("key", "title", "home"):
-            raise TightreinError(f"{path!r} names the method and is not a setting", "leave it as it is")
+        if path in _ABOUT:
+            raise TightreinError(f"{path!r} says what the method is and is not a setting", "leave it as it is")
         return super()._resolve(path)
 
 
-def _inside(state: Mapping[str, Array]) -> dict[str, Array]:
-    return {path.removeprefix("objective."): value for path, value in state.items()}
+def _arrays(state: Any) -> Iterator[Any]:
+    """The arrays with an axis in a state."""
+    if isinstance(state, Mapping):
+        for value in state.values():
+            yield from _arrays(value)
+    elif getattr(state, "ndim", 0):
+        yield state
+
+
+def _finite(reward: Array) -> Array:
+    if not finite(reward):
+        raise TightreinError(
+            "the rewards hold a NaN or an infinity",
+            "give a finite number for every answer, 0 where none can be judged",
+        )
+    return reward

@@ -10,10 +10,11 @@ from .objective.aggregate import (
     TokenMean,
     TokenSum,
 )
-from .objective.divergence import K1, K2, K3, ExactOldKL, ReferenceKL, SampledOldKL
+from .objective.divergence import K1, K2, K3, Divergence, ExactOldKL, ReferenceKL, SampledOldKL
 from .objective.policy import (
     SAPO,
     SPO,
+    Bounds,
     Cispo,
     Clip,
     DriftDPO,
@@ -21,6 +22,7 @@ from .objective.policy import (
     PolicyGradient,
     PolicyObjective,
     Surrogate,
+    Widths,
 )
 from .objective.ratio import Ratio, SequenceMeanRatio, SequenceProductRatio, TokenRatio
 from .objective.value import ValueLoss
@@ -39,9 +41,11 @@ __all__ = [
     "Adam",
     "AdaptiveKL",
     "Aggregation",
+    "Bounds",
     "Cispo",
     "Clip",
     "Constant",
+    "Divergence",
     "DriftDPO",
     "DropTruncated",
     "DynamicSampling",
@@ -69,5 +73,6 @@ __all__ = [
     "TokenRatio",
     "TokenSum",
     "ValueLoss",
+    "Widths",
     "setting",
 ]

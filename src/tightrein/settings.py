@@ -41,6 +41,7 @@ class Part:
 
     equation: ClassVar[str] = ""  # one line for `tightrein show`
     needs: ClassVar[frozenset[str]] = frozenset()  # fields of Decisions that it reads
+    provides: ClassVar[frozenset[str]] = frozenset()  # fields of Decisions that it fills
     _known: ClassVar[dict[str, type[Part]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -76,6 +77,20 @@ class Part:
                     f"{type(self).__name__}.{f.name} is {value!r}, but must be {sign} {bound}",
                     f"give {f.name} a value {sign} {bound}",
                 )
+
+    def init(self, prompts: int) -> Any:
+        """State at the start: an array, or a dict of arrays; None: it has none.
+
+        prompts: how many different prompts there are; what is kept for each prompt is an array of that length.
+        """
+        return None
+
+    def update(self, state: Any, decisions: Any, progress: Any) -> Any:
+        """State of the next iteration; only called where there is a state.
+
+        decisions: evaluated under the policy after its update. progress: share of the training done, in [0, 1].
+        """
+        raise NotImplementedError
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

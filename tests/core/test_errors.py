@@ -58,7 +58,7 @@ def test_truncation_without_a_value_behind_it() -> None:
         (lambda: tr.method("spo", epsilon=float("nan")), "must be > 0"),
         (lambda: tr.method("grpo", coef=0.1), "ambiguous"),
         (lambda: tr.method("grpo", aggregate="TokenMeans"), r"unknown Aggregation.*TokenMean"),
-        (lambda: tr.method("grpo", trust="K3"), r"unknown OldPolicyKL.*SampledOldKL"),
+        (lambda: tr.method("grpo", trust="K3"), r"unknown Divergence.*SampledOldKL"),
         (lambda: tr.method("spo", epsilon="SPO"), "is a float and cannot be 'SPO'"),
         (lambda: tr.method("grpo", surrogate=None), "unknown Surrogate"),
         (lambda: tr.method("grpo", epochs=1.5), "should be a int"),

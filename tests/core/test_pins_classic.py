@@ -8,7 +8,7 @@ import pytest
 from batches import slope
 
 import tightrein as tr
-from tightrein.parts import GAE, SPO, AdaptiveKL, Clip, DriftDPO, Importance, PolicyGradient, ValueLoss
+from tightrein.parts import GAE, SPO, AdaptiveKL, Clip, DriftDPO, Importance, PolicyGradient, ValueLoss, Widths
 
 
 def value(surrogate: tr.parts.Surrogate, r: float, advantage: float) -> float:
@@ -17,22 +17,23 @@ def value(surrogate: tr.parts.Surrogate, r: float, advantage: float) -> float:
 
 @pytest.mark.parametrize(("a", "r", "loss"), [(1, 1.3, -1.2), (1, 0.7, -0.7), (-1, 1.3, 1.3), (-1, 0.7, 0.8)])
 def test_ppo_numbers(a: float, r: float, loss: float) -> None:
-    assert value(Clip(0.2, 0.2), r, a) == pytest.approx(loss, abs=1e-12)
+    assert value(Clip(Widths(0.2, 0.2)), r, a) == pytest.approx(loss, abs=1e-12)
 
 
 @pytest.mark.parametrize("a", [-2.0, 0.5, 3.0])
 @pytest.mark.parametrize("r", [0.3, 0.79, 0.81, 1.0, 1.19, 1.21, 4.0])
 def test_ppo_gradient_is_minus_a_or_exactly_zero(a: float, r: float) -> None:
     inside = r < 1.2 if a > 0 else r > 0.8
-    assert slope(Clip(0.2, 0.2), r, a) == pytest.approx(-a if inside else 0, abs=1e-12)
+    assert slope(Clip(Widths(0.2, 0.2)), r, a) == pytest.approx(-a if inside else 0, abs=1e-12)
     if not inside:
-        assert slope(Clip(0.2, 0.2), r, a) == 0
+        assert slope(Clip(Widths(0.2, 0.2)), r, a) == 0
 
 
 def test_ppo_is_a_lower_bound() -> None:
     r = np.exp(np.random.default_rng(0).standard_normal((50, 4)))
     a = np.random.default_rng(1).standard_normal((50, 4))
-    assert np.all(Clip(0.2, 0.2).formula(r, a) >= -r * a)
+    d = batches.convert({"logp": np.log(r), "logp_old": np.zeros_like(r), "advantage": a}, "numpy")
+    assert np.all(Clip(Widths(0.2, 0.2))(d) >= -r * a - 1e-12)
 
 
 SPO_NUMBERS = [(1, 1.1, -1.075), (1, 1.3, -1.075), (-1, 0.8, 0.9), (-1, 1.3, 1.525), (1, 0.7, -0.475)]
@@ -50,7 +51,7 @@ def test_spo_slopes() -> None:
     assert slope(SPO(0.2), 0.8, -1.0) == pytest.approx(0, abs=1e-12)
     assert slope(SPO(0.2), 1.3, 1.0) == pytest.approx(0.5)
     assert slope(SPO(0.2), 0.7, -1.0) == pytest.approx(-0.5)
-    assert slope(Clip(0.2, 0.2), 1.3, 1.0) == 0  # where SPO turns back, PPO lets go
+    assert slope(Clip(Widths(0.2, 0.2)), 1.3, 1.0) == 0  # where SPO turns back, PPO lets go
 
 
 def test_spo_limits() -> None:
@@ -94,7 +95,7 @@ def test_a2c_and_ppo_have_the_same_gradient_at_the_old_policy_but_not_the_same_v
 @pytest.mark.parametrize("epsilon", [1e-3, 0.2, 5.0])
 def test_a2c_gradient_does_not_depend_on_the_clip_range(epsilon: float) -> None:
     for advantage in (1.0, -1.0):
-        assert slope(Clip(epsilon, epsilon), 1.0, advantage) == -advantage
+        assert slope(Clip(Widths(epsilon, epsilon)), 1.0, advantage) == -advantage
 
 
 def test_ppo_kl_has_the_policy_gradient_at_the_old_policy() -> None:
@@ -119,7 +120,7 @@ def test_ppo_kl_without_coefficient_is_the_plain_surrogate() -> None:
 def test_ppo_kl_controller() -> None:
     control = AdaptiveKL(target=0.01)
     for factor, expected in [(1.6, 2.0), (0.6, 0.5), (1.0, 1.0), (1.4, 1.0), (0.7, 1.0)]:
-        assert float(control.update(np.array(1.0), np.array(0.01 * factor))) == expected
+        assert float(control.next(np.array(1.0), np.array(0.01 * factor), 0.0)) == expected
 
 
 def test_ppo_kl_state_moves_by_powers_of_two() -> None:

@@ -26,6 +26,7 @@ from tightrein.parts import (
     SequenceMeanRatio,
     SequenceProductRatio,
     SoftOverlong,
+    Widths,
 )
 
 
@@ -195,7 +196,7 @@ def test_sapo_limits_and_bounds() -> None:
 
 def test_rloo_released_has_the_papers_gradient_at_the_old_policy() -> None:
     paper, released = tr.method("rloo"), tr.method("rloo", variant="released")
-    assert released.objective.surrogate == Clip(0.2, 0.2, ratio=SequenceProductRatio())
+    assert released.objective.surrogate == Clip(Widths(0.2, 0.2), ratio=SequenceProductRatio())
     d = batches.batch(0, "torch", paper)
     d = d.replace(logp=d.logp_old.clone())
     np.testing.assert_allclose(batches.torch_gradient(paper, d), batches.torch_gradient(released, d), atol=1e-15)

@@ -181,7 +181,7 @@ def test_dynamic_sampling_asks_for_prompts_until_the_batch_is_full(model_folder)
     policy = load_pretrained(LanguageConfig(model=str(model_folder)))
     method = tr.method("dapo")
     decoding = Decoding(3, policy.eos_ids, policy.pad_id, temperature=3.0)
-    collector = Collector(policy, Counting(), method, None, decoding, prompts=4, group_size=2)
+    collector = Collector(policy, Counting(), method, decoding, prompts=4, group_size=2)
     asked = []
 
     def stream(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..arrays import Array, namespace
 from ..settings import Part, setting
@@ -10,13 +11,16 @@ from ..settings import Part, setting
 
 @dataclass(frozen=True)
 class Controller(Part):
-    """A coefficient, as explicit state: `init() -> beta`, `update(beta, divergence) -> beta`."""
+    """A coefficient as explicit state: it starts at `coef`; `adaptive` says whether `next` ever changes it."""
 
     coef: float = setting(1.0, at_least=0)
-    adaptive = False
+    adaptive: ClassVar[bool] = False
 
-    def update(self, beta: Array, divergence: Array) -> Array:
-        """Coefficient of the next iteration, from the divergence that this one ended with (scalars)."""
+    def next(self, beta: Array, divergence: Array, progress: Array) -> Array:
+        """Coefficient of the next iteration (scalars).
+
+        divergence: what this one ended with. progress: share of the training done, in [0, 1].
+        """
         raise NotImplementedError
 
 
@@ -26,7 +30,7 @@ class Constant(Controller):
 
     equation = "beta constant"
 
-    def update(self, beta: Array, divergence: Array) -> Array:
+    def next(self, beta: Array, divergence: Array, progress: Array) -> Array:
         """See Controller."""
         return beta
 
@@ -44,7 +48,7 @@ class AdaptiveKL(Controller):
     tolerance: float = setting(1.5, at_least=1)
     factor: float = setting(2.0, above=1)
 
-    def update(self, beta: Array, divergence: Array) -> Array:
+    def next(self, beta: Array, divergence: Array, progress: Array) -> Array:
         """See Controller."""
         xp = namespace(divergence)
         raised = xp.where(divergence > self.target * self.tolerance, beta * self.factor, beta)

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..errors import unknown
 from ..method import Method
-from . import classic, language
+from . import classic, credit, imitation, language, preference, solvers, steps, trust
 
-_ALL = {m.key: m for m in (*classic.METHODS, *language.METHODS)}
+_FAMILIES = (classic, language, trust, credit, preference, imitation, solvers, steps)
+_ALL: dict[str, Method] = {m.key: m for family in _FAMILIES for m in family.METHODS}
 
 
 def methods() -> tuple[str, ...]:

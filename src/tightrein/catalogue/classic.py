@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..credit import GAE
 from ..method import Method, Source, Training
 from ..objective.divergence import ExactOldKL
-from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective
+from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective, Widths
 from ..objective.value import ValueLoss
 from ..step import Adam, RMSprop
 
@@ -23,7 +23,7 @@ PPO_CLIP = Method(
     ),
     credit=GAE(standardise=True),
     # The paper's value loss is the whole squared error; ours has the half inside, hence the coefficient 2.
-    objective=PolicyObjective(surrogate=Clip(0.2, 0.2), value=ValueLoss(coef=2.0)),
+    objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), value=ValueLoss(coef=2.0)),
     step=Adam(learning_rate=3e-4, eps=1e-5),
     training=Training(epochs=10, minibatches=32),
     variants=(

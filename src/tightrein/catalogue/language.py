@@ -6,7 +6,7 @@ from ..credit import GroupCentred, GroupNormalised, LeaveOneOut
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanTokenSumNorm, TokenMean
 from ..objective.divergence import ReferenceKL
-from ..objective.policy import SAPO, Cispo, Clip, PolicyGradient, PolicyObjective
+from ..objective.policy import SAPO, Cispo, Clip, PolicyGradient, PolicyObjective, Widths
 from ..objective.ratio import SequenceMeanRatio, SequenceProductRatio
 from ..reward import KLInReward, SoftOverlong
 from ..selection import DynamicSampling
@@ -27,7 +27,9 @@ GRPO = Method(
         "over tokens too.",
     ),
     credit=GroupNormalised(),
-    objective=PolicyObjective(surrogate=Clip(0.2, 0.2), aggregate=SeqMeanTokenMean(), reference=ReferenceKL(coef=0.04)),
+    objective=PolicyObjective(
+        surrogate=Clip(Widths(0.2, 0.2)), aggregate=SeqMeanTokenMean(), reference=ReferenceKL(coef=0.04)
+    ),
     step=_STEP,
     training=Training(group_size=64),
     relations=("low = high in dapo gives the same loss per decision", "L = 1: gspo with the same widths"),
@@ -46,7 +48,7 @@ DR_GRPO = Method(
         "padded width as the length.",
     ),
     credit=GroupCentred(),
-    objective=PolicyObjective(surrogate=Clip(0.2, 0.2), aggregate=SeqMeanTokenSumNorm()),
+    objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), aggregate=SeqMeanTokenSumNorm()),
     step=_STEP,
     training=Training(group_size=8),
     relations=("its advantage is (G-1)/G times rloo's",),
@@ -67,7 +69,7 @@ DAPO = Method(
     reward=(SoftOverlong(),),
     credit=GroupNormalised(),
     selection=(DynamicSampling(),),
-    objective=PolicyObjective(surrogate=Clip(0.2, 0.28), aggregate=TokenMean()),
+    objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.28)), aggregate=TokenMean()),
     step=_STEP,
     training=Training(minibatches=16, group_size=16),
     relations=("high = low: grpo's loss per decision without the KL term",),
@@ -84,7 +86,9 @@ GSPO = Method(
         code="verl compute_policy_loss_gspo; TRL importance_sampling_level='sequence'",
     ),
     credit=GroupNormalised(),
-    objective=PolicyObjective(surrogate=Clip(3e-4, 4e-4, ratio=SequenceMeanRatio()), aggregate=SeqMeanTokenMean()),
+    objective=PolicyObjective(
+        surrogate=Clip(Widths(3e-4, 4e-4), ratio=SequenceMeanRatio()), aggregate=SeqMeanTokenMean()
+    ),
     step=_STEP,
     training=Training(minibatches=4, group_size=8),
     relations=("on-policy its gradient is grpo's", "one decision per answer: grpo with the same widths"),
@@ -149,7 +153,7 @@ RLOO = Method(
         (
             "released",
             (
-                ("objective.surrogate", Clip(0.2, 0.2, ratio=SequenceProductRatio())),
+                ("objective.surrogate", Clip(Widths(0.2, 0.2), ratio=SequenceProductRatio())),
                 ("objective.aggregate", SeqMeanTokenMean()),
                 ("training.group_size", 2),
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..decisions import Decisions
 from ..settings import Part
@@ -12,6 +13,8 @@ from ..settings import Part
 class Credit(Part):
     """Base of the credit rules: fills `advantage` (and `returns`, where values are estimated)."""
 
-    def __call__(self, d: Decisions) -> Decisions:
+    provides = frozenset({"advantage"})
+
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """Decisions with `advantage` [B, T], without gradient, 0 where masked."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, at_least_float32, linear_recurrence, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
@@ -25,11 +26,12 @@ class GAE(Credit):
 
     equation = "A_t = delta_t + gamma lam A_{t+1},   delta_t = R_t + gamma V_{t+1} - V_t"
     needs = frozenset({"reward", "value_old"})
+    provides = frozenset({"advantage", "returns"})
     gamma: float = setting(0.99, at_least=0, at_most=1)
     lam: float = setting(0.95, at_least=0, at_most=1)
     standardise: bool = False
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         mask = d.weights()
         reward = d.reward_per_decision()

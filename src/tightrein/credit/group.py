@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, atleast, group_sum, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
@@ -44,7 +45,7 @@ class GroupNormalised(Credit):
     needs = frozenset({"reward", "group"})
     eps: float = setting(1e-6, at_least=0)
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         xp = namespace(d.weights())
         centred, size, deviation = _moments(d)
@@ -59,7 +60,7 @@ class GroupCentred(Credit):
     equation = "A_i = R_i - mean_g"
     needs = frozenset({"reward", "group"})
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         return _spread(d, _moments(d)[0])
 
@@ -74,7 +75,7 @@ class LeaveOneOut(Credit):
     equation = "A_i = R_i - mean of the others = G/(G-1) (R_i - mean_g)"
     needs = frozenset({"reward", "group"})
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         centred, size, _ = _moments(d)
         return _spread(d, centred * size / atleast(size - 1, 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays import Array, atleast, namespace
+from ..decisions import Decisions
 from ..errors import TightreinError
 from ..settings import Part, setting
 
@@ -30,6 +31,10 @@ def _rows(mask: Array) -> Array:
 @dataclass(frozen=True)
 class Aggregation(Part):
     """Base of the aggregation modes. S_i = sum_t m_it l_it, L_i = sum_t m_it, N = answers with L_i > 0."""
+
+    def __call__(self, d: Decisions) -> Array:
+        """Weight of each decision of the batch, [B, T]; 0 where it is masked."""
+        return self.weights(d.weights())
 
     def weights(self, mask: Array) -> Array:
         """Weight of each decision, [B, T]; 0 where mask is 0. mask: [B, T] floating point."""

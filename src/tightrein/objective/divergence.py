@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..anchor.controller import AdaptiveKL, Controller
-from ..arrays import Array, clip, namespace, zero_where_masked
-from ..decisions import Decisions
+from ..arrays import Array, clip, masked_mean, namespace, zero_where_masked
+from ..decisions import Decisions, require
 from ..settings import Part, setting
 from .ratio import exp_limited, log_difference, log_ratio
 
@@ -77,30 +78,42 @@ class ReferenceKL(Part):
 
 
 @dataclass(frozen=True)
-class OldPolicyKL(Part):
-    """Penalty on the distance from the old policy, with a fixed or an adaptive coefficient."""
+class Divergence(Part):
+    """Base of the penalties on the distance from the old policy, with a fixed or an adaptive coefficient."""
 
+    named: ClassVar[str] = "kl_trust"  # in the stats
     controller: Controller = AdaptiveKL()
 
     def __call__(self, d: Decisions) -> Array:
-        """KL(pi_old || pi) of each decision: [B, T]."""
+        """The divergence at each decision: [B, T]."""
         raise NotImplementedError
+
+    def init(self, prompts: int) -> float | None:
+        """The coefficient, where it changes."""
+        return self.controller.coef if self.controller.adaptive else None
+
+    def update(self, state: Array, decisions: Decisions, progress: Array) -> Array:
+        """The coefficient of the next iteration, from the mean divergence that this one ended with."""
+        require(decisions, self.needs, type(self).__name__)
+        divergence = masked_mean(self(decisions), decisions.weights())
+        return self.controller.next(state, divergence, progress)
 
 
 @dataclass(frozen=True)
-class ExactOldKL(OldPolicyKL):
+class ExactOldKL(Divergence):
     """KL(pi_old || pi) over the whole action distribution."""
 
     equation = "+ beta KL(pi_old(.|s) || pi(.|s))"
+    named = "kl_exact"
     needs = frozenset({"dist", "dist_old"})
 
     def __call__(self, d: Decisions) -> Array:
-        """See OldPolicyKL."""
+        """See Divergence."""
         return zero_where_masked(d.dist_old.kl(d.dist), d.weights())  # type: ignore[union-attr,arg-type]
 
 
 @dataclass(frozen=True)
-class SampledOldKL(OldPolicyKL):
+class SampledOldKL(Divergence):
     """KL(pi_old || pi) estimated from the sampled decisions, where whole distributions are not at hand."""
 
     equation = "+ beta k(logp_old - logp)"
@@ -108,7 +121,7 @@ class SampledOldKL(OldPolicyKL):
     estimator: Estimator = K3()
 
     def __call__(self, d: Decisions) -> Array:
-        """See OldPolicyKL."""
+        """See Divergence."""
         return self.estimator(-log_ratio(d))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import clip, namespace, stop_gradient
 from ..decisions import Decisions, last_decision
@@ -15,7 +16,7 @@ from ..settings import Part, setting
 class RewardPart(Part):
     """Base of the terms that change `reward`."""
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """Decisions with another `reward`, of the same shape."""
         raise NotImplementedError
 
@@ -36,7 +37,7 @@ class KLInReward(RewardPart):
         """Nothing while it is off, so that no reference model has to be run."""
         return frozenset({"reward", "logp_old", "logp_ref"}) if self.coef else frozenset({"reward"})
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See RewardPart."""
         if not self.coef:
             return d
@@ -57,7 +58,7 @@ class SoftOverlong(RewardPart):
     buffer: int = setting(4096, at_least=1)
     factor: float = setting(1.0, at_least=0)
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See RewardPart."""
         xp = namespace(d.weights())
         lengths = xp.sum(d.weights(), axis=1)

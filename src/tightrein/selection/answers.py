@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, group_sum, namespace
 from ..decisions import Decisions
@@ -17,7 +18,7 @@ class Selection(Part):
         """Which trajectories stay: [B] booleans."""
         raise NotImplementedError
 
-    def __call__(self, d: Decisions) -> Decisions:
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """Decisions in which the dropped trajectories are masked."""
         mask = d.weights()
         return d.replace(mask=mask * namespace(mask).astype(self.keep(d), mask.dtype)[:, None])

@@ -15,8 +15,8 @@ from tightrein.errors import TightreinError
 Arrays = dict[str, Any]
 
 
-def to_arrays(policy: Policy, optimizer: Any, generator: torch.Generator, *, whole: bool) -> Arrays:
-    """Parameters, optimizer moments and the state of the random stream.
+def to_arrays(policy: Policy, optimizer: Any, *, whole: bool) -> Arrays:
+    """Parameters and optimizer moments.
 
     whole: also the parameters that are not trained (with LoRA these are the base model's, which a run that began
     from a folder reads from there again).
@@ -26,7 +26,7 @@ def to_arrays(policy: Policy, optimizer: Any, generator: torch.Generator, *, who
     arrays = {f"model.{n}": _numpy(t) for n, t in state.items() if whole or n in trained}
     for index, moments in optimizer.state_dict()["state"].items():
         arrays |= {f"optimizer.{index}.{name}": _numpy(torch.as_tensor(value)) for name, value in moments.items()}
-    return {**arrays, "generator": generator.get_state().numpy()}
+    return arrays
 
 
 def reference_arrays(reference: Any) -> Arrays:
@@ -34,9 +34,7 @@ def reference_arrays(reference: Any) -> Arrays:
     return {f"reference.{name}": _numpy(tensor) for name, tensor in reference.state_dict().items()}
 
 
-def restore(
-    arrays: Mapping[str, Any], policy: Policy, optimizer: Any, schedule: Any, steps: int, generator: torch.Generator
-) -> None:
+def restore(arrays: Mapping[str, Any], policy: Policy, optimizer: Any, schedule: Any, steps: int) -> None:
     """Puts everything that `to_arrays` saved back in place; `steps`: gradient steps made so far.
 
     Raises:
@@ -51,7 +49,6 @@ def restore(
     schedule.last_epoch = steps
     for group, base, scale in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = base * scale(steps)
-    generator.set_state(torch.from_numpy(arrays["generator"].copy()))
 
 
 def load(model: Any, arrays: Mapping[str, Any]) -> None:
@@ -70,6 +67,11 @@ def load(model: Any, arrays: Mapping[str, Any]) -> None:
             f"the checkpoint holds {unexpected[0]}, which the model does not have",
             "resume with the --model that the run began with, unchanged",
         )
+
+
+def under(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
+    """The arrays with `prefix` before their names; `within` takes it off again."""
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def within(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,48 +1,38 @@
-"""From prompts to Decisions: answers are sampled, scored, and seen by the reference model."""
+"""From prompts to Decisions: answers are sampled and scored."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import tightrein as tr
 from tightrein.engines.language.evaluate import CORRECT
-from tightrein.engines.language.logprobs import logprobs
+from tightrein.engines.language.experience import Batch, fields_of, joined, take
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.rewards import Reward
 from tightrein.engines.language.sampling import Decoding, Samples, join, sample
-from tightrein.engines.language.tasks import Problem
+from tightrein.engines.language.tasks import Problem, Task
 
 Prompts = Callable[[int], list[tuple[int, Problem]]]  # the next so many (index, problem) of the stream
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """Answers, and what is known of them: `decisions` before `method.prepare`; accuracy of all that were sampled."""
-
-    samples: Samples
-    decisions: tr.Decisions
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Collector:
-    """Collects rollouts. `reference` is the frozen model where the method reads `logp_ref`, else None."""
+    """Collects the policy's answers to prompts."""
 
     policy: Policy
     reward: Reward
     method: Any
-    reference: Any
     decoding: Decoding
     prompts: int
     group_size: int
 
-    def collect(self, stream: Prompts, generator: torch.Generator) -> Rollout:
+    def collect(self, stream: Prompts, generator: torch.Generator) -> Batch:
         """A batch of `prompts` groups; with dynamic sampling as many of them as its rounds find."""
         rounds = max((getattr(part, "rounds", 1) for part in self.method.selection), default=1)
         found: list[_Round] = []
@@ -68,36 +58,54 @@ class Collector:
             group=groups.repeat_interleave(self.group_size),
             prompt=torch.tensor([index for index, _ in drawn], device=device).repeat_interleave(self.group_size),
             truncated=_cut(samples),
-            logp_ref=self._reference_logp(samples),
         )
         return _Round(samples, decisions, self._useful(decisions))
-
-    def _reference_logp(self, samples: Samples) -> Tensor | None:
-        if self.reference is None:
-            return None
-        self.reference.eval()
-        with torch.no_grad():
-            span = samples.mask.shape[1]
-            return logprobs(self.reference, samples.ids, samples.attention, span, self.decoding.temperature)[0]
 
     def _useful(self, decisions: tr.Decisions) -> list[int]:
         """Groups of which a selection that asks for more rounds keeps an answer."""
         for part in self.method.reward:
-            decisions = part(decisions)
+            if part.needs <= fields_of(decisions).keys():  # what the reference says of these answers comes later
+                decisions = part(decisions)
         keep = torch.ones_like(decisions.group, dtype=torch.bool)
         for part in self.method.selection:
             if getattr(part, "rounds", 1) > 1:
                 keep = keep & part.keep(decisions)
         return list(dict.fromkeys(decisions.group[keep].tolist()))
 
-    def _together(self, found: Sequence[_Round], rows: Tensor | None) -> Rollout:
+    def _together(self, found: Sequence[_Round], rows: Tensor | None) -> Batch:
         samples = join([one.samples for one in found], self.decoding.pad_id)
         width = samples.mask.shape[1]
-        decisions = _joined([one.decisions for one in found], width)
+        decisions = joined([one.decisions for one in found], width)
         figures = {**_figures(samples, decisions), "rounds": float(len(found))}
         if rows is not None:
             samples, decisions = samples.take(rows), take(decisions, rows)
-        return Rollout(samples, decisions, figures)
+        return Batch(samples, decisions, figures)
+
+
+class Rollouts:
+    """Answers of the present policy to the task's prompts, drawn one pass after another (see Experience)."""
+
+    def __init__(self, collector: Collector, task: Task, seed: int) -> None:
+        self._collector, self._task, self._seed = collector, task, seed
+        self._generator = torch.Generator(collector.policy.device).manual_seed(seed)
+        self._cursor = 0
+
+    def next(self, update: int, state: Mapping[str, Any]) -> Batch:
+        """See Experience."""
+        return self._collector.collect(self._prompts, self._generator)
+
+    def arrays(self) -> dict[str, Any]:
+        """See Experience."""
+        return {"generator": self._generator.get_state().numpy(), "cursor": np.asarray(self._cursor)}
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """See Experience."""
+        self._generator.set_state(torch.from_numpy(arrays["generator"].copy()))
+        self._cursor = int(arrays["cursor"])
+
+    def _prompts(self, count: int) -> list[tuple[int, Problem]]:
+        first, self._cursor = self._cursor, self._cursor + count
+        return self._task.batch(self._seed, first, count)
 
 
 @dataclass(frozen=True)
@@ -119,28 +127,6 @@ def _cut(samples: Samples) -> Tensor:
     """1 on the last token of answers that the length limit cut: [B, T]."""
     last = samples.mask.cumsum(1) == samples.mask.sum(1, keepdim=True)
     return (last & samples.mask.bool() & ~samples.ended[:, None]).float()
-
-
-def _arrays(decisions: tr.Decisions) -> dict[str, Tensor]:
-    named = {f.name: getattr(decisions, f.name) for f in dataclasses.fields(decisions)}
-    return {name: array for name, array in named.items() if array is not None}
-
-
-def _made(arrays: dict[str, Any]) -> tr.Decisions:
-    return tr.Decisions(**arrays)
-
-
-def _joined(parts: Sequence[tr.Decisions], width: int) -> tr.Decisions:
-    def padded(array: Tensor) -> Tensor:
-        return torch.nn.functional.pad(array, (0, width - array.shape[1])) if array.ndim == 2 else array
-
-    each = [_arrays(part) for part in parts]
-    return _made({name: torch.cat([padded(one[name]) for one in each]) for name in each[0]})
-
-
-def take(decisions: tr.Decisions, rows: Tensor) -> tr.Decisions:
-    """The trajectories at these rows."""
-    return _made({name: array[rows] for name, array in _arrays(decisions).items()})
 
 
 def _figures(samples: Samples, decisions: tr.Decisions) -> dict[str, float]:

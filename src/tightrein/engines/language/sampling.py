@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ class Samples:
     """B answers to B / group_size prompts, a group's answers one after another.
 
     prompts: [B, P] left-padded ids. prompt_mask: [B, P]. completions: [B, T] right-padded ids, the end token
-    included. mask: [B, T]. logp: [B, T] of each sampled token under the tempered distribution. ended: [B], False
-    where the length limit cut the answer.
+    included. mask: [B, T], 1 on what the model wrote. present: [B, T], 1 also on what a partner (a tool) said in
+    between. logp: [B, T] of each sampled token under the tempered distribution. earned: [B, T] rewards of the
+    partner, each on the last token of the turn it is for. ended: [B], False where a limit cut the answer.
     """
 
     prompts: Tensor
     prompt_mask: Tensor
     completions: Tensor
     mask: Tensor
+    present: Tensor
     logp: Tensor
+    earned: Tensor
     ended: Tensor
 
     @property
@@ -37,11 +40,33 @@ class Samples:
     @property
     def attention(self) -> Tensor:
         """Mask of `ids`: [B, P + T]."""
-        return torch.cat([self.prompt_mask, self.mask.long()], 1)
+        return torch.cat([self.prompt_mask, self.present.long()], 1)
+
+    @property
+    def turn(self) -> Tensor:
+        """Index of the turn of each token, what a partner says belonging to the turn before: [B, T]."""
+        begins = self.mask.bool() & ~functional.pad(self.mask.bool(), (1, -1))
+        return (begins.cumsum(1) - 1).clamp(min=0)
 
     def take(self, rows: Tensor) -> Samples:
         """The answers at these rows."""
         return Samples(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+class Partner(Protocol):
+    """What speaks with the model while it writes: see turns.Conversation. Answers are named by their row in Samples."""
+
+    def says(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens [b], booleans [b]): where True, the token that the partner now puts into this answer."""
+        raise NotImplementedError
+
+    def hears(self, rows: Tensor, tokens: Tensor, at: int) -> Tensor:
+        """Listens to what the model wrote in these answers as token number `at`; True where it closes one: [b]."""
+        raise NotImplementedError
+
+    def verdict(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(rewards [B, width], whether it ended the answer [B]) of all answers."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,8 @@ def join(parts: Sequence[Samples], pad_id: int) -> Samples:
         return Samples(
             functional.pad(part.prompts, before, value=pad_id), functional.pad(part.prompt_mask, before),
             functional.pad(part.completions, after, value=pad_id), functional.pad(part.mask, after),
-            functional.pad(part.logp, after), part.ended,
+            functional.pad(part.present, after), functional.pad(part.logp, after),
+            functional.pad(part.earned, after), part.ended,
         )  # fmt: skip
 
     same = [padded(part) for part in parts]
@@ -98,15 +124,17 @@ def sample(
     group_size: int,
     decoding: Decoding,
     generator: torch.Generator | None = None,
+    partner: Partner | None = None,
 ) -> Samples:
     """`group_size` answers to each prompt, with their log-probabilities. Dropout is off while it runs.
 
-    prompts: token ids of each prompt. The model's training mode is put back at the end.
+    prompts: token ids of each prompt. What the `partner` says counts towards the length limit. The model's training
+    mode is put back at the end.
     """
     training = model.training
     model.eval()
     try:
-        return _Sampler(model, prompts, group_size, decoding, generator).run()
+        return _Sampler(model, prompts, group_size, decoding, generator, partner).run()
     finally:
         model.train(training)
 
@@ -115,9 +143,10 @@ class _Sampler:
     """The running rows and what they have said so far."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], group_size: int, decoding: Decoding, generator: Any
-    ) -> None:
-        self._model, self._decoding, self._generator = model, decoding, generator
+        self, model: Any, prompts: Sequence[Sequence[int]], group_size: int, decoding: Decoding, generator: Any,
+        partner: Partner | None,
+    ) -> None:  # fmt: skip
+        self._model, self._decoding, self._generator, self._partner = model, decoding, generator, partner
         device = next(model.parameters()).device
         ids, mask = pad_left(prompts, decoding.pad_id, device)
         self._padded = not bool(mask.all())  # without padding the model needs no mask, and is faster
@@ -130,6 +159,7 @@ class _Sampler:
         self._completions = torch.full((size, longest), decoding.pad_id, device=device)
         self._logp = torch.zeros((size, longest), device=device)
         self._mask = torch.zeros((size, longest), device=device)
+        self._present = self._mask if partner is None else torch.zeros((size, longest), device=device)
         self._ended = torch.zeros(size, dtype=torch.bool, device=device)
         self._eos = torch.tensor(sorted(decoding.eos_ids), device=device)
         # Of the rows in the batch: which answer each is, whether it still runs, its length and what it attends to.
@@ -156,7 +186,13 @@ class _Sampler:
             self._logits = output.logits[:, -1]
         used = t + 1
         completions, mask, logp = self._completions[:, :used], self._mask[:, :used], self._logp[:, :used]
-        return Samples(self._prompts, self._prompt_mask, completions, mask, logp, self._ended)
+        earned, ended = torch.zeros_like(mask), self._ended
+        if self._partner is not None:
+            earned, closed = self._partner.verdict(used, mask.device)
+            ended = ended | closed
+        return Samples(
+            self._prompts, self._prompt_mask, completions, mask, self._present[:, :used], logp, earned, ended
+        )
 
     def _prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         output = self._model(
@@ -171,14 +207,30 @@ class _Sampler:
     def _draw(self, t: int) -> Tensor:
         """The next token of each row in the batch, written down for those that still run."""
         tokens, logp = draw(self._logits, self._decoding, self._generator)
-        rows = self._rows[self._running]
-        self._completions[rows, t] = tokens[self._running]
-        self._logp[rows, t] = logp[self._running]
+        writing = self._running
+        if self._partner is not None:
+            tokens, writing = self._spoken(tokens, t)
+        rows = self._rows[writing]
+        self._completions[rows, t] = tokens[writing]
+        self._logp[rows, t] = logp[writing]
         self._mask[rows, t] = 1.0
-        ends = torch.isin(tokens, self._eos) & self._running
+        ends = torch.isin(tokens, self._eos) & writing
         self._ended[self._rows[ends]] = True
         self._running = self._running & ~ends
+        if self._partner is not None:
+            heard = (writing & ~ends).nonzero()[:, 0]
+            self._running[heard] &= ~self._partner.hears(self._rows[heard], tokens[heard], t)
         return tokens
+
+    def _spoken(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """The tokens with the partner's in their place, written down, and the rows in which the model itself wrote."""
+        assert self._partner is not None
+        theirs, speaking = self._partner.says(self._rows)
+        speaking = speaking & self._running
+        tokens = torch.where(speaking, theirs, tokens)
+        self._completions[self._rows[speaking], t] = theirs[speaking]
+        self._present[self._rows[self._running], t] = 1.0
+        return tokens, self._running & ~speaking
 
     def _shrink(self, tokens: Tensor) -> Tensor:
         """Drops the ended rows from the batch and the cache."""

@@ -1,5 +1,6 @@
 """Policy surrogates and the objective they are part of."""
 
+from .bounds import Bounds, Widths
 from .clip import Cispo, Clip, PolicyGradient
 from .objective import PolicyObjective
 from .smooth import SAPO, SPO, DriftDPO, Importance
@@ -8,6 +9,7 @@ from .surrogate import Surrogate
 __all__ = [
     "SAPO",
     "SPO",
+    "Bounds",
     "Cispo",
     "Clip",
     "DriftDPO",
@@ -15,4 +17,5 @@ __all__ = [
     "PolicyGradient",
     "PolicyObjective",
     "Surrogate",
+    "Widths",
 ]

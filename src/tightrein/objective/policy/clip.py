@@ -8,6 +8,7 @@ from ...arrays import Array, clip, namespace, stop_gradient
 from ...decisions import Decisions
 from ...settings import setting
 from ..ratio import log_difference
+from .bounds import Bounds, Widths
 from .surrogate import Surrogate
 
 
@@ -15,21 +16,38 @@ from .surrogate import Surrogate
 class Clip(Surrogate):
     """Pessimistic clipping: no gain from moving a ratio further than the bounds. arXiv 1707.06347, eq. 7.
 
-    `low` and `high` are the widths below and above 1; PPO has them equal, DAPO has high > low.
+    `dual` holds the loss of a negative advantage at -dual A, so that a ratio that has run away cannot dominate
+    (dual clip, arXiv 1912.09729).
     """
 
-    equation = "-min( r A, clip(r, 1 - low, 1 + high) A )"
-    low: float = setting(0.2, above=0)
-    high: float = setting(0.2, above=0)
+    equation = "-min( r A, clip(r, low, high) A )"
+    bounds: Bounds = Widths()
+    dual: float | None = setting(None, above=1)
 
-    def formula(self, r: Array, advantage: Array) -> Array:
-        """See Surrogate."""
-        cut = clip(r, 1 - self.low, 1 + self.high)
-        return namespace(r).maximum(-r * advantage, -cut * advantage)
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What the ratio, the advantage and the bounds read."""
+        return super().needs | self.bounds.needs
 
-    def clipped(self, r: Array, advantage: Array) -> Array:
+    def __call__(self, d: Decisions) -> Array:
+        """Loss per decision: [B, T], or [B, 1] for a trajectory's ratio."""
+        r, advantage = self.ratio(d), self.advantage(d)
+        low, high = self.bounds(d, r, advantage)
+        xp = namespace(r)
+        loss = xp.maximum(-r * advantage, -clip(r, low, high) * advantage)
+        if self.dual is None:
+            return loss
+        return xp.where(advantage < 0, xp.minimum(loss, -self.dual * advantage), loss)
+
+    def clipped(self, d: Decisions) -> Array:
         """1 where the ratio is outside the bounds, whatever the sign of the advantage."""
-        return namespace(r).astype((r < 1 - self.low) | (r > 1 + self.high), r.dtype)
+        r = self.ratio(d)
+        low, high = self.bounds(d, r, self.advantage(d))
+        return namespace(r).astype((r < low) | (r > high), r.dtype)
+
+    def stats(self, d: Decisions) -> dict[str, Array]:
+        """See Surrogate; and what the bounds have to say."""
+        return {**super().stats(d), **self.bounds.stats(d, self.ratio(d), self.advantage(d))}
 
 
 @dataclass(frozen=True)
@@ -50,13 +68,9 @@ class Cispo(Surrogate):
         weight = clip(r, self.floor, self.cap)
         return -weight * self.advantage(d) * score(d)
 
-    def formula(self, r: Array, advantage: Array) -> Array:
-        """The loss as a function of the ratio alone, with logp_old = 0, for plots."""
-        xp = namespace(r)
-        return -stop_gradient(clip(r, self.floor, self.cap)) * advantage * xp.log(r)
-
-    def clipped(self, r: Array, advantage: Array) -> Array:
+    def clipped(self, d: Decisions) -> Array:
         """1 where the weight is cut; the gradient there is smaller, not zero."""
+        r = self.ratio(d)
         return namespace(r).astype((r < self.floor) | (r > self.cap), r.dtype)
 
 
@@ -74,10 +88,6 @@ class PolicyGradient(Surrogate):
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision: [B, T]."""
         return -self.advantage(d) * score(d)
-
-    def formula(self, r: Array, advantage: Array) -> Array:
-        """The loss as a function of the ratio alone, with logp_old = 0, for plots."""
-        return -advantage * namespace(r).log(r)
 
 
 def score(d: Decisions) -> Array:

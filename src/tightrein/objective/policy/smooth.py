@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...arrays import Array, namespace, sigmoid
+from ...decisions import Decisions
 from ...settings import setting
 from .surrogate import Surrogate
 
@@ -31,8 +32,9 @@ class SPO(Surrogate):
         """See Surrogate."""
         return -(r * advantage - namespace(r).abs(advantage) / (2 * self.epsilon) * (r - 1) ** 2)
 
-    def clipped(self, r: Array, advantage: Array) -> Array:
+    def clipped(self, d: Decisions) -> Array:
         """1 where the ratio is outside [1 - epsilon, 1 + epsilon], that is, where it may be pulled back."""
+        r = self.ratio(d)
         xp = namespace(r)
         return xp.astype(xp.abs(r - 1) > self.epsilon, r.dtype)
 
@@ -65,8 +67,9 @@ class DriftDPO(Surrogate):
         drift = xp.where(advantage >= 0, positive, negative)
         return xp.where(drift > 0, drift, xp.zeros_like(drift))
 
-    def clipped(self, r: Array, advantage: Array) -> Array:
+    def clipped(self, d: Decisions) -> Array:
         """1 where the drift is positive."""
+        r, advantage = self.ratio(d), self.advantage(d)
         return namespace(r).astype(self.drift(r, advantage) > 0, r.dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...arrays import Array, at_least_float32, namespace, zero_where_masked
+from ...arrays import Array, at_least_float32, masked_mean, namespace, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part
 from ..ratio import Ratio, TokenRatio
@@ -26,7 +26,7 @@ class Surrogate(Part):
         return frozenset({"logp", "advantage"}) | self.ratio.needs
 
     def formula(self, r: Array, advantage: Array) -> Array:
-        """The loss as a function of ratio and advantage alone, elementwise."""
+        """The loss as a function of ratio and advantage alone, elementwise, where it is one."""
         raise NotImplementedError
 
     def __call__(self, d: Decisions) -> Array:
@@ -47,6 +47,13 @@ class Surrogate(Part):
         total = xp.sum(mask, axis=1, keepdims=True)
         return xp.sum(advantage, axis=1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
 
-    def clipped(self, r: Array, advantage: Array) -> Array:
-        """1 where the trust region is active (the field's "clip fraction" is its mean), elementwise."""
-        return namespace(r).zeros_like(r)
+    def clipped(self, d: Decisions) -> Array:
+        """1 where the trust region is active, at the level of the ratio: [B, T] or [B, 1]."""
+        return namespace(d.logp).zeros_like(self.ratio(d))
+
+    def stats(self, d: Decisions) -> dict[str, Array]:
+        """Named scalars about what the surrogate did, beside those that every policy loss has."""
+        clipped, mask = self.clipped(d), d.weights()
+        xp = namespace(mask)
+        rows = xp.astype(xp.any(mask != 0, axis=1, keepdims=True), mask.dtype)
+        return {"clip_fraction": masked_mean(clipped, mask if clipped.shape == mask.shape else rows)}

@@ -28,6 +28,10 @@ class ValueLoss(Part):
             return frozenset()
         return frozenset({"value", "returns"} | ({"value_old"} if self.clip_range is not None else set()))
 
+    def weights(self, d: Decisions) -> Array:
+        """1 where an estimate is to be learned: [B, T]."""
+        return d.weights()
+
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision, without its coefficient: [B, T]."""
         mask = d.weights()

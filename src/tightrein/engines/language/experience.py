@@ -1,0 +1,73 @@
+"""What an update learns from, wherever it comes from: answers of the policy, pairs, demonstrations, or a mixture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+import tightrein as tr
+from tightrein.engines.language.sampling import Samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token rows, and what is known of them before `method.prepare`; `figures` are logged.
+
+    figures: `tokens` (the policy's own) becomes tokens_per_second. sampled: whether `samples.logp` are the sampler's;
+    where they are not, the learner computes the old log-probabilities.
+    """
+
+    samples: Samples
+    decisions: tr.Decisions
+    figures: dict[str, float]
+    sampled: bool = True
+
+
+class Experience(Protocol):
+    """Where the batches of a run come from."""
+
+    def next(self, update: int, state: Mapping[str, Any]) -> Batch:
+        """The batch of `update` = 0, 1, ...; state: that of the method, for what draws prompts by it."""
+        ...
+
+    def arrays(self) -> dict[str, Any]:
+        """All it keeps between updates, as NumPy arrays: a run that is resumed with them goes on bit for bit."""
+        ...
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Put back what `arrays` gave."""
+        ...
+
+
+def fields_of(decisions: tr.Decisions) -> dict[str, Any]:
+    """The fields that are there, by name."""
+    named = {f.name: getattr(decisions, f.name) for f in dataclasses.fields(decisions)}
+    return {name: array for name, array in named.items() if array is not None}
+
+
+def take(decisions: tr.Decisions, rows: Tensor) -> tr.Decisions:
+    """The trajectories at these rows."""
+    return tr.Decisions(**{name: _rows(field, rows) for name, field in fields_of(decisions).items()})
+
+
+def joined(parts: Sequence[tr.Decisions], width: int) -> tr.Decisions:
+    """Several Decisions as one, padded to `width`; a field that only some of them have is left out."""
+
+    def padded(name: str, array: Tensor) -> Tensor:
+        in_time = array.ndim == 2 and "T" in tr.decisions.FIELDS[name][0]
+        return torch.nn.functional.pad(array, (0, width - array.shape[1])) if in_time else array
+
+    each = [fields_of(part) for part in parts]
+    shared = [name for name in each[0] if all(name in one for one in each)]
+    return tr.Decisions(**{name: torch.cat([padded(name, one[name]) for one in each]) for name in shared})
+
+
+def _rows(field: Any, rows: Tensor) -> Any:
+    if isinstance(field, Tensor):
+        return field[rows]
+    return type(field)(**{f.name: getattr(field, f.name)[rows] for f in dataclasses.fields(field)})

@@ -1,0 +1,165 @@
+"""The loop over updates: experience, learning, a line in the log, evaluation, a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from tightrein.engines.language import checkpointing, embedded
+from tightrein.engines.language.evaluate import evaluate
+from tightrein.engines.language.experience import Batch
+from tightrein.engines.language.learner import Learner
+from tightrein.engines.language.sources import Setup, experience
+from tightrein.runs import Checkpoint, Interrupt, Run
+
+LEARNABLE = 0.05  # exact match after fine-tuning below which a user is warned
+TOLERANCE = 1e-3  # between log-probabilities of the sampler and of a fresh forward pass, in float32
+# What the progress line has room for, and what it is called there.
+SHOWN = {"reward_mean": "reward", "accuracy": "accuracy", "eval_accuracy": "eval", "kl_k3": "kl", "entropy": "entropy"}
+
+
+class Training:
+    """A run from its start, or its last checkpoint, to its end or an interruption."""
+
+    def __init__(self, setup: Setup, run: Run) -> None:
+        self._setup, self._run = setup, run
+        self._config, self._plan, self._policy, self._task = setup.config, setup.plan, setup.policy, setup.task
+        self._order = torch.Generator().manual_seed(setup.config.seed)  # of minibatches, always on the host
+        self._update = 0
+        self._evaluated: dict[str, float] = {}
+        self._saved = -1
+        self._warned = False
+        self._warm_up: dict[str, float] = {}
+
+    def go(self, stop: Interrupt) -> dict[str, Any]:
+        """Trains, and returns the summary."""
+        began, plan = time.monotonic(), self._plan
+        checkpoint = self._run.latest() if self._config.resume else None
+        self._begin(checkpoint)
+        label = f"{self._config.method} on {self._task.name} ({self._config.model})"
+        with self._run.progress(plan.updates, label, start=self._update) as progress:
+            while self._update < plan.updates and not stop.requested:
+                progress.update(self._update + 1, **self._advance())
+        if stop.requested and self._update < plan.updates:
+            self._interrupted()
+        return self._summary(time.monotonic() - began)
+
+    def _begin(self, checkpoint: Checkpoint | None) -> None:
+        """The models and the optimizer as they are at the start or at the checkpoint."""
+        if self._config.embedded and checkpoint is None:
+            self._warm()
+        self._learner = Learner(
+            self._policy, self._setup.method, self._plan.epochs, self._plan.minibatches,
+            self._setup.decoding.temperature, self._plan.gradient_steps,
+            self._policy.reference() if self._reads_reference else None,
+        )  # fmt: skip
+        self._experience = experience(self._setup)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+            return
+        self._run.log(0, **self._warm_up, **self._evaluate())
+        self._save()
+
+    @property
+    def _reads_reference(self) -> bool:
+        return "logp_ref" in self._setup.method.needs | self._setup.method.prepare_needs
+
+    def _warm(self) -> None:
+        began = time.monotonic()
+        result = embedded.warm_up(self._policy, self._task, self._config, self._setup.decoding)
+        self._warm_up = {"warmup_steps": result.steps, "warmup_seconds": time.monotonic() - began}
+        if not self._config.quiet:
+            shown = f"{self._config.warmup_examples} worked examples, {result.steps} steps"
+            print(f"fine-tuned on {shown}: exact match {result.accuracy:.0%}", flush=True)
+        if result.accuracy < LEARNABLE and not self._config.quiet:
+            print(
+                "note: so few correct answers leave little to reinforce: raise --warmup-examples and --warmup-steps, "
+                "or make the task easier with --task-set",
+                flush=True,
+            )
+
+    def _advance(self) -> dict[str, float]:
+        """One update; returns what the progress line shows."""
+        began = time.monotonic()
+        batch = self._experience.next(self._update, self._learner.state)
+        collected = time.monotonic() - began
+        check = self._check(batch)
+        stats = self._learner.update(batch, self._order)
+        self._update += 1
+        figures = dict(batch.figures)
+        speed = {"tokens_per_second": figures.pop("tokens") / collected, "seconds": time.monotonic() - began}
+        line = {**figures, **stats, **check, **speed}
+        last = self._update == self._plan.updates
+        if last or self._update % self._plan.eval_every == 0:
+            line |= self._evaluate()
+        self._run.log(self._update, **line)
+        if last or self._update % self._plan.checkpoint_every == 0:
+            self._save()
+        return {shown: line[name] for name, shown in SHOWN.items() if name in line}
+
+    def _check(self, batch: Batch) -> dict[str, float]:
+        if not batch.sampled:
+            return {}
+        check = self._learner.check(batch, everything=self._update == 0)
+        if check > TOLERANCE and not self._warned:
+            self._warned = True
+            print(
+                f"warning: log-probabilities of the sampler and of a fresh forward pass differ by {check:.2g}, and "
+                "ratios are off by as much: this model's cache or padding may not be exact",
+                flush=True,
+            )
+        return {"logp_check": check}
+
+    def _evaluate(self) -> dict[str, float]:
+        result = evaluate(self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy)
+        self._evaluated[str(self._update)] = result.accuracy
+        return {"eval_accuracy": result.accuracy, "eval_reward": result.reward}
+
+    def _save(self) -> None:
+        """The reference of a run that began from a folder is read from there again; the embedded one is saved."""
+        arrays = checkpointing.to_arrays(self._policy, self._learner.optimizer, whole=self._config.embedded)
+        reference = self._learner.reference
+        if self._config.embedded and reference is not None and not self._policy.lora:
+            arrays |= checkpointing.reference_arrays(reference)
+        arrays |= checkpointing.under("experience.", self._experience.arrays())
+        extra = {
+            "update": self._update, "evaluated": self._evaluated,
+            "state": {path: float(value) for path, value in self._learner.state.items()},
+            "schedule": self._learner.schedule.last_epoch,
+        }  # fmt: skip
+        self._run.checkpoint(self._update, {**arrays, "order": self._order.get_state().numpy()}, extra)
+        self._saved = self._update
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        arrays, extra = checkpoint.arrays, checkpoint.extra
+        learner = self._learner
+        checkpointing.restore(arrays, self._policy, learner.optimizer, learner.schedule, extra["schedule"])
+        saved = checkpointing.within(arrays, "reference.")
+        if saved:
+            checkpointing.load(learner.reference, saved)
+        self._experience.restore(checkpointing.within(arrays, "experience."))
+        self._order.set_state(torch.from_numpy(arrays["order"].copy()))
+        learner.state = extra["state"]
+        self._update, self._evaluated = extra["update"], extra["evaluated"]
+        self._saved = checkpoint.step
+
+    def _interrupted(self) -> None:
+        if self._saved != self._update:
+            self._save()
+        if not self._config.quiet:
+            print(f"stopped after update {self._update}; --resume goes on from there", flush=True)
+
+    def _summary(self, seconds: float) -> dict[str, Any]:
+        done = self._update >= self._plan.updates
+        summary = {
+            "method": self._config.method, "task": self._task.name, "model": self._config.model,
+            "step": self._update, "interrupted": not done, "folder": str(self._config.folder),
+            "eval_accuracy_start": self._evaluated.get("0"), "eval_accuracy": self._evaluated.get(str(self._update)),
+            "seconds": seconds,
+        }  # fmt: skip
+        if done:
+            self._policy.save(self._config.folder / "model")
+            self._run.finish(summary)
+        return summary

@@ -1,0 +1,163 @@
+"""The trust-region step of second order: conjugate gradient on Fisher products, then a line search.
+
+The algorithm is written once, on flat vectors of any array library; `jax` and `torch` hand it their parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import Array, library, namespace
+from ..settings import setting
+from .base import Step
+
+Product = Callable[[Array], Array]  # v [n] -> F v [n]
+Evaluation = Callable[[Array], tuple[Array, Array]]  # parameters [n] -> (surrogate loss, mean KL from the old policy)
+Report = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class NaturalGradient(Step):
+    """The largest step along the natural gradient that the trust region allows. arXiv 1502.05477, appendix C.
+
+    F is the Hessian of the mean KL(pi_old || pi) at pi_old, the Fisher matrix, of which only products with vectors
+    are made, on every `subsample`-th decision. The line search halves the step up to `tries` times until the
+    surrogate gains at least `improvement` of what its gradient promises and the measured KL is at most
+    `slack` * delta (None: not checked); if no step does, the parameters stay.
+
+    The report holds `kl_step` (mean KL of the step taken), `step_size` (alpha; 0 where none was accepted), `accepted`
+    (1 or 0) and `surrogate_gain`.
+    """
+
+    equation = "theta + alpha sqrt(2 delta / x'Fx) x,   F x = g,   alpha = 1, 1/2, ... until KL <= slack delta, L grows"
+    needs = frozenset({"dist", "dist_old"})
+    delta: float = setting(0.01, above=0)
+    damping: float = setting(1e-3, at_least=0)
+    iterations: int = setting(10, at_least=1)
+    tolerance: float = setting(1e-10, at_least=0)
+    tries: int = setting(10, at_least=1)
+    slack: float | None = setting(1.0, above=0)
+    improvement: float = setting(0.0, at_least=0, below=1)
+    subsample: int = setting(1, at_least=1)
+
+    def move(self, old: Array, gradient: Array, product: Product, evaluate: Evaluation) -> tuple[Array, Report]:
+        """New parameters and the report.
+
+        old: parameters [n]. gradient: that of the surrogate loss there [n]. product: v -> F v, not damped yet.
+        """
+        step = self.full_step(-gradient, product)
+        return self._search(old, step, -namespace(old).sum(gradient * step), evaluate)
+
+    def full_step(self, ascent: Array, product: Product) -> Array:
+        """The step whose quadratic model of the KL is exactly delta; 0 where the gradient is 0: [n]."""
+        xp = namespace(ascent)
+
+        def damped(v: Array) -> Array:
+            return product(v) + self.damping * v
+
+        x = conjugate_gradient(damped, ascent, self.iterations, self.tolerance)
+        curvature = xp.sum(x * damped(x))
+        positive = curvature > 0
+        square = 2 * self.delta / xp.where(positive, curvature, xp.ones_like(curvature))
+        return xp.where(positive, xp.sqrt(square), xp.zeros_like(square)) * x
+
+    def _search(self, old: Array, step: Array, promised: Array, evaluate: Evaluation) -> tuple[Array, Report]:
+        xp = namespace(old)
+        before, _ = evaluate(old)
+        limit = xp.inf if self.slack is None else self.slack * self.delta
+        zero = xp.zeros_like(promised)
+
+        def searching(carry: Any) -> Any:
+            return (carry[0] < self.tries) & ~carry[-1]
+
+        def halve(carry: Any) -> Any:
+            alpha = 0.5 * carry[1]
+            after, divergence = evaluate(old + alpha * step)
+            gain = before - after
+            accepted = (gain >= self.improvement * alpha * promised) & (gain < xp.inf) & (divergence <= limit)
+            return carry[0] + 1, alpha, gain, divergence, accepted
+
+        start = (0, zero + 2, zero, zero, zero > 0)
+        _, alpha, gain, divergence, accepted = repeat_while(searching, halve, start)
+        taken = {"kl_step": divergence, "step_size": alpha, "surrogate_gain": gain, "accepted": xp.ones_like(zero)}
+        report = {name: xp.where(accepted, value, zero) for name, value in taken.items()}
+        return xp.where(accepted, old + alpha * step, old), report
+
+    def jax(self, surrogate: Any, divergence: Any, parameters: Any, sample: Any = None) -> tuple[Any, Report]:
+        """The step for a pytree of JAX arrays: new parameters and the report; can be compiled.
+
+        surrogate, divergence: functions of the parameters that return a scalar, the loss to lower and the mean KL
+        from the policy of `parameters`. sample: the same KL on fewer decisions, for the Fisher products.
+        """
+        import jax
+        from jax.flatten_util import ravel_pytree
+
+        old, unravel = ravel_pytree(parameters)
+        gradient = jax.grad(lambda flat: surrogate(unravel(flat)))(old)
+        _, product = jax.linearize(jax.grad(lambda flat: (sample or divergence)(unravel(flat))), old)
+
+        def evaluate(flat: Array) -> tuple[Array, Array]:
+            return surrogate(unravel(flat)), divergence(unravel(flat))
+
+        new, report = self.move(old, gradient, product, evaluate)
+        return unravel(new), report
+
+    def torch(self, surrogate: Any, divergence: Any, parameters: Sequence[Any], sample: Any = None) -> Report:
+        """The step for PyTorch parameters, which it changes in place; returns the report.
+
+        surrogate, divergence, sample: as for `jax`, but functions without arguments of the parameters as they are.
+        """
+        import torch
+        from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+        def gradient(scalar: Array, again: bool = False) -> Array:
+            found = torch.autograd.grad(scalar, parameters, create_graph=again, retain_graph=True, materialize_grads=True)
+            return parameters_to_vector(found)
+
+        @torch.no_grad()
+        def evaluate(flat: Array) -> tuple[Array, Array]:
+            vector_to_parameters(flat, parameters)
+            return surrogate(), divergence()
+
+        old = parameters_to_vector(parameters).detach().clone()
+        slope = gradient((sample or divergence)(), again=True)
+        new, report = self.move(old, gradient(surrogate()), lambda v: gradient(slope @ v), evaluate)
+        vector_to_parameters(new, parameters)
+        return report
+
+
+def conjugate_gradient(product: Product, b: Array, iterations: int, tolerance: float) -> Array:
+    """Solve A x = b for a positive definite A, given as v -> A v: [n].
+
+    Ends after `iterations`, or when the squared residual is at most `tolerance`.
+    """
+    xp = namespace(b)
+
+    def unsolved(carry: Any) -> Any:
+        return (carry[0] < iterations) & (carry[-1] > tolerance)
+
+    def improve(carry: Any) -> Any:
+        i, x, residual, direction, square = carry
+        image = product(direction)
+        curvature = xp.sum(direction * image)
+        positive = curvature > 0
+        rate = xp.where(positive, square / xp.where(positive, curvature, xp.ones_like(square)), xp.zeros_like(square))
+        x, residual = x + rate * direction, residual - rate * image
+        new = xp.sum(residual * residual)
+        return i + 1, x, residual, residual + new / square * direction, new
+
+    start = (0, xp.zeros_like(b), b, b, xp.sum(b * b))
+    return repeat_while(unsolved, improve, start)[1]
+
+
+def repeat_while(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any) -> Any:
+    """`carry = body(carry)` as long as `condition(carry)`; compiled where the last of `carry` is a JAX array."""
+    if library(carry[-1]) == "JAX":
+        import jax
+
+        return jax.lax.while_loop(condition, body, carry)
+    while bool(condition(carry)):
+        carry = body(carry)
+    return carry

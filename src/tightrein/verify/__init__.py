@@ -1,0 +1,1 @@
+"""Proof that the methods are what they claim to be: `tightrein verify`."""

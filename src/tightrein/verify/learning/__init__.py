@@ -1,0 +1,1 @@
+"""Short runs that show what each method promises, by family."""

@@ -1,0 +1,1 @@
+"""The exact properties of the methods, by family."""
