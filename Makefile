@@ -19,6 +19,7 @@ $(VENV)/.all: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.all
 	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps verl
 	touch $@
 
 demo: $(VENV)/.all

@@ -54,16 +54,28 @@ def library(x: Array) -> str:
     return "JAX" if _is_jax(x) else "NumPy"
 
 
-def finite(x: Array) -> bool:
-    """Whether all of `x` is finite, as far as that can be known: while a function is traced it cannot."""
-    if _is_torch(x):
-        torch = sys.modules["torch"]
-        return torch.compiler.is_compiling() or bool(torch.isfinite(x).all())
-    if _is_jax(x):
+def holds(condition: Array) -> bool:
+    """Whether a boolean scalar array is true, as far as can be known: while a function is traced it is taken to be."""
+    if _is_torch(condition):
+        return sys.modules["torch"].compiler.is_compiling() or bool(condition)
+    if _is_jax(condition):
         import jax
 
-        return isinstance(x, jax.core.Tracer) or bool(jax.numpy.isfinite(x).all())
-    return bool(np.isfinite(x).all())
+        return isinstance(condition, jax.core.Tracer) or bool(condition)
+    return bool(condition)
+
+
+def finite(x: Array) -> bool:
+    """Whether all of `x` is finite, as far as that can be known: while a function is traced it cannot."""
+    xp = namespace(x)
+    return holds(xp.all(xp.isfinite(x)))
+
+
+def like(x: Any, other: Array) -> Array:
+    """`x` as an array of the library, the device and the number type of `other`."""
+    if _is_torch(other):
+        return sys.modules["torch"].as_tensor(x, dtype=other.dtype, device=other.device)
+    return namespace(other).asarray(x, dtype=other.dtype)
 
 
 def stop_gradient(x: Array) -> Array:
@@ -151,6 +163,19 @@ def clip(x: Array, low: Array | float, high: Array | float) -> Array:
     return xp.where(x > high, high + xp.zeros_like(x), x)
 
 
+def largest(x: Array, count: int) -> Array:
+    """The `count` largest values of `x`, descending: [count]."""
+    xp = namespace(x)
+    flat = xp.reshape(x, (-1,))
+    if _is_torch(x):
+        return flat.topk(count).values
+    if _is_jax(x):
+        import jax
+
+        return jax.lax.top_k(flat, count)[0]
+    return np.sort(np.partition(flat, -count)[-count:])[::-1]
+
+
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow on either side."""
     return 0.5 * (1 + namespace(x).tanh(0.5 * x))
@@ -185,15 +210,18 @@ def group_sum(x: Array, group: Array) -> Array:
     """
     xp = namespace(x)
     first = xp.searchsorted(xp.sort(group), group)  # one slot in [0, B) per group
-    slots = xp.zeros_like(x)
+    return scatter_sum(x, first, x.shape[0])[first]
+
+
+def scatter_sum(x: Array, index: Array, size: int) -> Array:
+    """Sum the entries of `x` [B] that carry the same index in [0, size): [size]."""
     if _is_torch(x):
-        total = slots.index_add(0, first, x)
-    elif _is_jax(x):
-        total = slots.at[first].add(x)
-    else:
-        total = slots
-        np.add.at(total, first, x)
-    return total[first]
+        return x.new_zeros(size).index_add(0, index, x)
+    if _is_jax(x):
+        return namespace(x).zeros(size, dtype=x.dtype).at[index].add(x)
+    total = np.zeros(size, dtype=x.dtype)
+    np.add.at(total, index, x)
+    return total
 
 
 MODULES = {"NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
@@ -217,7 +245,11 @@ def convert(x: Any, to: str) -> Any:
     if not is_array(x) and not isinstance(x, (float, np.floating)):
         return x
     module = require(MODULES[to], _EXTRAS[to])
-    plain = np.asarray(x.detach().cpu() if _is_torch(x) else x)
+    if is_array(x) and library(x) == to:
+        return x
+    if _is_torch(x):
+        x = (at_least_float32(x) if is_floating(x) else x).detach().cpu()
+    plain = np.asarray(x)
     return {"NumPy": np.asarray, "PyTorch": getattr(module, "as_tensor", None)}.get(to, _to_jax)(plain)
 
 

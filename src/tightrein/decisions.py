@@ -155,6 +155,13 @@ def last_decision(weights: Array) -> Array:
     return xp.astype(position == xp.max(position, axis=1, keepdims=True), weights.dtype) * weights
 
 
+def by_origin(d: Decisions) -> tuple[Decisions, Decisions]:
+    """The same Decisions twice: with the demonstrations masked, and with all but them masked."""
+    mask = d.weights()
+    shown = namespace(mask).astype(d.demonstration != 0, mask.dtype)[:, None]
+    return d.replace(mask=mask * (1 - shown)), d.replace(mask=mask * shown)
+
+
 class Stats(Mapping[str, Array]):
     """Named scalars about a batch, computed when first read and never before."""
 

@@ -23,6 +23,10 @@ class TightreinError(ValueError):
         return type(self), (self.what, self.remedy)  # so that it can cross between processes
 
 
+class NotInstalled(TightreinError):
+    """A package is missing that the base install does without."""
+
+
 def nearest(name: str, options: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` options most like `name`, best first; empty when none is at all alike.
 
@@ -61,7 +65,7 @@ def require(module: str, extra: str) -> Any:
     """Import and return `module`, which the base install lacks.
 
     Raises:
-        TightreinError: it is not installed; the remedy names the `extra` that brings it.
+        NotInstalled: a TightreinError; the remedy names the `extra` that brings it.
     """
     try:
         return importlib.import_module(module)
@@ -69,7 +73,7 @@ def require(module: str, extra: str) -> Any:
         missing = (error.name or module).partition(".")[0]
         if missing == __package__:  # a fault of ours, not of the installation
             raise
-        raise TightreinError(
+        raise NotInstalled(
             f"this needs the Python package '{missing}', which is not installed",
             f'pip install "tightrein[{extra}]"',
         ) from error

@@ -16,7 +16,7 @@ from .reward import RewardPart
 from .selection import Selection
 from .selection.curriculum import Curriculum
 from .settings import Part, setting
-from .step import Optimizer
+from .step import Critic, Step
 
 State = dict[str, Any]
 _ABOUT = ("key", "title", "home", "experience")  # what a method is, not how it is set
@@ -69,8 +69,9 @@ class Method(Part):
     home: Literal["control", "language"]
     source: Source
     objective: Objective
-    step: Optimizer
+    step: Step
     credit: Credit | None = None
+    critic: Critic | None = None
     training: Training = Training()
     reward: tuple[RewardPart, ...] = ()
     selection: tuple[Selection, ...] = ()
@@ -91,6 +92,11 @@ class Method(Part):
         """Fields of Decisions that `loss` reads."""
         needs: frozenset[str] = self._needs  # type: ignore[attr-defined]
         return needs
+
+    @property
+    def update_needs(self) -> frozenset[str]:
+        """Fields of Decisions that an update of the parameters reads: the loss, the step, and the critic's own fit."""
+        return self.needs | self.step.needs | (frozenset() if self.critic is None else self.critic.needs)
 
     @property
     def prepare_needs(self) -> frozenset[str]:
@@ -150,9 +156,7 @@ class Method(Part):
         """
         require(decisions, self.needs, self.key)
         inside = {
-            path.removeprefix("objective."): kept
-            for path, kept in self._state(state).items()
-            if path.startswith("objective.")
+            path.removeprefix("objective."): kept for path, kept in self._state(state, within="objective.").items()
         }
         return self.objective(decisions, inside)
 
@@ -166,16 +170,18 @@ class Method(Part):
             *((path, part) for path, part in by_path.items() if path.startswith("selection.")),
         ]
 
-    def _state(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def _state(self, state: Mapping[str, Any] | None, within: str = "") -> Mapping[str, Any]:
+        """What the parts at these paths keep: as given, or as at the start."""
+        known: Mapping[str, Any] = self._start if state is None else state  # type: ignore[attr-defined]
+        known = {path: kept for path, kept in known.items() if path.startswith(within)}
         if state is not None:
-            return state
-        start: State = self._start  # type: ignore[attr-defined]
-        if any(len(array) == 0 for array in _arrays(start)):
+            return known
+        if any(len(array) == 0 for array in _arrays(known)):
             raise TightreinError(
                 f"{self.key} remembers something of every prompt, and was given no state",
                 "pass state=method.init(prompts=N), and after each update keep method.update(state, decisions)",
             )
-        return start
+        return known
 
     def variant(self, name: str) -> Self:
         """The method as the "paper" has it (the default), or as the "released" code does where they differ."""

@@ -129,7 +129,7 @@ def test_gae_sees_the_value_of_the_state_reached_and_cuts_at_ends() -> None:
     state = learner.init(learner.network(0))
     _, rollout = small_device(limit=5, steps=12)
     inputs = jnp.swapaxes(rollout.observation, 0, 1)
-    d = learner._decisions(state, rollout, inputs, rollout.reward)
+    d = learner._decisions(state, rollout, inputs, rollout.reward, jax.random.key(2))
     gamma, lam = learner.method.credit.gamma, learner.method.credit.lam
     value, after = (np.asarray(state.network.value(x)) for x in (rollout.observation, rollout.next_observation))
     expected, running = np.zeros_like(value), np.zeros(3)

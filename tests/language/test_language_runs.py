@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tightrein as tr
-from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.learner import Learner
 from tightrein.engines.language.models import load_pretrained
 from tightrein.engines.language.rollout import Collector
@@ -22,6 +22,7 @@ from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 
 SMALL = {"prompts": 8, "group_size": 4, "eval_problems": 20, "warmup_steps": 30, "quiet": True}
+PLAN = Plan(updates=1, prompts=4, group_size=2, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)
 # Rewards go up with the share of one letter: something to learn for a random model.
 REWARD = "def share(prompts, completions, target, **columns):\n    return [c.count('a') / 8 for c in completions]\n"
 TIMING = ("time", "seconds", "tokens_per_second", "warmup_seconds")
@@ -194,5 +195,5 @@ def test_dynamic_sampling_asks_for_prompts_until_the_batch_is_full(model_folder)
     prepared = method.prepare(rollout.decisions)
     assert len(set(prepared.group.tolist())) == 4
     assert (prepared.mask.sum(1) > 0).all(), "no group without spread is among them"
-    learner = Learner(policy, method, 1, 1, 3.0, 10)
+    learner = Learner(policy, method, PLAN, 3.0)
     assert learner.check(rollout, everything=True) < 1e-4

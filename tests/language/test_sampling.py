@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tightrein.engines.language.logprobs import logprobs
+from tightrein.engines.language.logprobs import view
 from tightrein.engines.language.sampling import Decoding, _nucleus, draw, join, pad_left, positions_of, sample
 
 EVEN = [[5, 6, 7, 3], [4, 5, 4, 3]]  # no padding: the model gets no mask
@@ -21,7 +21,8 @@ def test_sampled_logp_is_that_of_a_fresh_forward_pass(policy, temperature, promp
     assert s.ids.shape == (8 * len(prompts), max(map(len, prompts)) + s.mask.shape[1])
     assert len(set(s.mask.sum(1).tolist())) > 1, "answers of several lengths"
     with torch.no_grad():
-        logp, entropy = logprobs(policy.model, s.ids, s.attention, s.mask.shape[1], temperature)
+        seen = view(policy.model, s.ids, s.attention, s.mask.shape[1], temperature)
+        logp, entropy = seen.logp, seen.entropy
     torch.testing.assert_close(logp * s.mask, s.logp, atol=1e-4, rtol=0)
     assert (entropy[s.mask > 0] > 0).all()
 
@@ -60,13 +61,15 @@ def test_an_answer_does_not_depend_on_the_padding_beside_it(policy):
 
 def test_logprobs_do_not_depend_on_padding_on_either_side(policy):
     ids, mask = pad_left(PROMPTS, 0)
-    logp, entropy = logprobs(policy.model, ids, mask, 1)
+    seen = view(policy.model, ids, mask, 1)
+    logp, entropy = seen.logp, seen.entropy
     wide, wide_mask = pad_left([*PROMPTS, [4] * 11], 0)
-    wider, wider_entropy = logprobs(policy.model, wide, wide_mask, 1)
+    seen = view(policy.model, wide, wide_mask, 1)
+    wider, wider_entropy = seen.logp, seen.entropy
     torch.testing.assert_close(logp, wider[:3], atol=2e-5, rtol=0)
     torch.testing.assert_close(entropy, wider_entropy[:3], atol=2e-5, rtol=0)
     after = torch.nn.functional.pad(ids, (0, 2)), torch.nn.functional.pad(mask, (0, 2))
-    torch.testing.assert_close(logp, logprobs(policy.model, *after, 3)[0][:, :1], atol=2e-5, rtol=0)
+    torch.testing.assert_close(logp, view(policy.model, *after, 3).logp[:, :1], atol=2e-5, rtol=0)
 
 
 def test_the_mode_of_the_model_is_put_back(policy):
@@ -104,7 +107,7 @@ def test_joined_samples_keep_their_logp(policy):
     )
     both = join([a, b], 0)
     with torch.no_grad():
-        logp, _ = logprobs(policy.model, both.ids, both.attention, both.mask.shape[1])
+        logp = view(policy.model, both.ids, both.attention, both.mask.shape[1]).logp
     torch.testing.assert_close(logp * both.mask, both.logp, atol=2e-5, rtol=0)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+from ..anchor.controller import Constant
 from ..credit import GAE
 from ..method import Method, Source, Training
 from ..objective.divergence import ExactOldKL
 from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective, Widths
 from ..objective.value import ValueLoss
+from ..relations import Bound, Equals, Limit, Stationary
 from ..step import Adam, RMSprop
+
+_PLAIN = {"objective.surrogate": "Importance"}
+_STANDARDISED = {"objective.standardise": True}
 
 PPO_CLIP = Method(
     key="ppo_clip",
@@ -37,8 +44,9 @@ PPO_CLIP = Method(
         ),
     ),
     relations=(
-        "one epoch and one minibatch: the gradient of a2c_as_ppo's A2C",
-        "low = high reproduces grpo's loss per decision",
+        Equals("grpo", theirs={"objective.reference.coef": 0.0}),
+        Equals("ppo_clip", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),
+        Bound("ppo_clip", theirs=_PLAIN),
     ),
 )
 
@@ -56,7 +64,11 @@ PPO_KL = PPO_CLIP.replace(
     ),
     objective=PPO_CLIP.objective.replace(surrogate=Importance(), trust=ExactOldKL()),
     variants=(),
-    relations=("coef = 0 is the plain ratio surrogate", "at pi = pi_old its gradient is the policy gradient"),
+    relations=(
+        Equals("ppo_clip", mine={"objective.trust.controller": Constant(coef=0.0)}, theirs=_PLAIN),
+        Bound("ppo_clip", theirs=_PLAIN),
+        Equals("ppo_clip", "gradient", on="the old policy"),
+    ),
 )
 
 SPO_METHOD = Method(
@@ -74,9 +86,11 @@ SPO_METHOD = Method(
     step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5, anneal=True),
     training=Training(epochs=10, minibatches=4, envs=8, rollout=256),
     relations=(
-        "at r = 1 its value and gradient are ppo_clip's",
-        "its gradient is exactly 0 at r = 1 + sign(A) epsilon and turns back beyond",
-        "epsilon -> inf is the plain ratio surrogate",
+        Equals("ppo_clip", theirs=_STANDARDISED, on="the old policy"),
+        Equals("ppo_clip", "gradient", theirs=_STANDARDISED, on="the old policy"),
+        Stationary("objective.surrogate.epsilon"),
+        Limit("spo", theirs=_PLAIN, setting="objective.surrogate.epsilon", to=math.inf),
+        Bound("spo", theirs=_PLAIN),
     ),
 )
 
@@ -94,7 +108,10 @@ DPO_DRIFT = Method(
     objective=PolicyObjective(surrogate=DriftDPO(), value=ValueLoss(coef=0.5, clip_range=0.2), standardise=True),
     step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5),
     training=Training(epochs=4, minibatches=32),
-    relations=("its drift is 0 wherever (r - 1) A <= 0: the plain ratio surrogate there",),
+    relations=(
+        Bound("dpo_drift", theirs=_PLAIN),
+        Equals("dpo_drift", "gradient", theirs=_PLAIN, on="the old policy"),
+    ),
 )
 
 A2C_AS_PPO = Method(
@@ -115,8 +132,7 @@ A2C_AS_PPO = Method(
     step=RMSprop(),
     training=Training(epochs=1, minibatches=1, rollout=5),
     relations=(
-        "with objective.surrogate=PolicyGradient the parameters after every update are the same",
-        "with 2 epochs they differ",
+        Equals("a2c_as_ppo", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),
     ),
 )
 

@@ -8,11 +8,14 @@ from ..objective.aggregate import SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanToke
 from ..objective.divergence import ReferenceKL
 from ..objective.policy import SAPO, Cispo, Clip, PolicyGradient, PolicyObjective, Widths
 from ..objective.ratio import SequenceMeanRatio, SequenceProductRatio
+from ..relations import Equals, Limit
 from ..reward import KLInReward, SoftOverlong
 from ..selection import DynamicSampling
 from ..step import Adam
 
 _STEP = Adam(learning_rate=1e-6, max_grad_norm=1.0)
+_FREE = {"objective.reference.coef": 0.0}  # grpo without its KL term
+_AS_GRPO = {"low": 0.2, "high": 0.2}
 
 GRPO = Method(
     key="grpo",
@@ -32,7 +35,10 @@ GRPO = Method(
     ),
     step=_STEP,
     training=Training(group_size=64),
-    relations=("low = high in dapo gives the same loss per decision", "L = 1: gspo with the same widths"),
+    relations=(
+        Equals("gspo", mine=_FREE, theirs=_AS_GRPO, on="one decision per answer"),
+        Equals("dr_grpo", mine=_FREE | {"objective.aggregate": SeqMeanTokenSumNorm(4)}, theirs={"length": 4}),
+    ),
 )
 
 DR_GRPO = Method(
@@ -51,7 +57,10 @@ DR_GRPO = Method(
     objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), aggregate=SeqMeanTokenSumNorm()),
     step=_STEP,
     training=Training(group_size=8),
-    relations=("its advantage is (G-1)/G times rloo's",),
+    relations=(
+        Equals("rloo", "advantage", scale="(G-1)/G", theirs={"reward.kl_in_reward.coef": 0.0}),
+        Equals("grpo", theirs=_FREE),
+    ),
 )
 
 DAPO = Method(
@@ -72,7 +81,10 @@ DAPO = Method(
     objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.28)), aggregate=TokenMean()),
     step=_STEP,
     training=Training(minibatches=16, group_size=16),
-    relations=("high = low: grpo's loss per decision without the KL term",),
+    relations=(
+        Equals("grpo", mine={"high": 0.2}, theirs=_FREE),
+        Equals("grpo", "loss", mine={"high": 0.2}, theirs=_FREE, on="equal lengths"),
+    ),
 )
 
 GSPO = Method(
@@ -91,7 +103,10 @@ GSPO = Method(
     ),
     step=_STEP,
     training=Training(minibatches=4, group_size=8),
-    relations=("on-policy its gradient is grpo's", "one decision per answer: grpo with the same widths"),
+    relations=(
+        Equals("grpo", "gradient", theirs=_FREE, on="the old policy", whole=True),
+        Equals("grpo", mine=_AS_GRPO, theirs=_FREE, on="one decision per answer"),
+    ),
 )
 
 CISPO = Method(
@@ -111,7 +126,10 @@ CISPO = Method(
     step=_STEP,
     training=Training(group_size=8),
     variants=(("released", (("objective.surrogate", Cispo(cap=1.2, floor=0.8)),)),),
-    relations=("at r = 1 its gradient is grpo's", "cap = inf, floor = 0: the importance-weighted gradient"),
+    relations=(
+        Equals("dapo", "gradient", on="the old policy"),
+        Equals("dapo", "gradient", mine={"cap": 1e9}, theirs={"objective.surrogate": "Importance"}),
+    ),
 )
 
 SAPO_METHOD = Method(
@@ -128,7 +146,17 @@ SAPO_METHOD = Method(
     objective=PolicyObjective(surrogate=SAPO(), aggregate=SeqMeanTokenMean()),
     step=_STEP,
     training=Training(minibatches=4, group_size=8),
-    relations=("at r = 1 its gradient is grpo's", "tau -> 0: the plain importance-weighted gradient"),
+    relations=(
+        Equals("grpo", "gradient", theirs=_FREE, on="the old policy", whole=True),
+        Limit(
+            "sapo",
+            "gradient",
+            mine={"tau_neg": 1e-6},
+            theirs={"objective.surrogate": "Importance"},
+            setting="objective.surrogate.tau_pos",
+            to=0.0,
+        ),
+    ),
 )
 
 RLOO = Method(
@@ -159,7 +187,10 @@ RLOO = Method(
             ),
         ),
     ),
-    relations=("two answers: A = +-(R_1 - R_2)", "its advantage is G/(G-1) times dr_grpo's"),
+    relations=(
+        Equals("dr_grpo", "advantage", scale="G/(G-1)", mine={"reward.kl_in_reward.coef": 0.0}),
+        Equals("dr_grpo", "advantage", scale=2.0, mine={"reward.kl_in_reward.coef": 0.0}, on="groups of two"),
+    ),
 )
 
 METHODS = (GRPO, DR_GRPO, DAPO, GSPO, CISPO, SAPO_METHOD, RLOO)

@@ -2,6 +2,110 @@
 
 from __future__ import annotations
 
-from ..method import Method
+from ..anchor.controller import AdamDual, MirrorStep
+from ..credit import GAE
+from ..method import Method, Source, Training
+from ..objective.divergence import ExactNewKL, ExactOldMaxKL
+from ..objective.policy import Importance, PolicyObjective
+from ..objective.value import ValueLoss
+from ..step import Adam, Critic, FixUp, NaturalGradient
 
-METHODS: tuple[Method, ...] = ()
+TRPO = Method(
+    key="trpo",
+    title="Trust Region Policy Optimization",
+    home="control",
+    source=Source(
+        paper="Trust Region Policy Optimization",
+        year=2015,
+        arxiv="1502.05477",
+        code="joschu/modular_rl modular_rl/trpo.py; openai/baselines baselines/trpo_mpi/trpo_mpi.py",
+        differences="the paper has the natural gradient, a line search on surrogate and KL <= delta, Fisher products "
+        "on a tenth of the data, and plain returns; the damping of 1e-3 and the value network are the author's code's. "
+        "baselines accepts KL <= 1.5 delta, damps by 0.1, uses every fifth decision and lambda 0.98: variant "
+        "'released'. modular_rl does not check the KL and asks for a tenth of the promised gain: step.slack=None, "
+        "step.improvement=0.1. The vine sampling scheme needs resets of the environment and is left out.",
+    ),
+    credit=GAE(lam=1.0, standardise=True),
+    objective=PolicyObjective(surrogate=Importance()),
+    step=NaturalGradient(subsample=10),
+    critic=Critic(),
+    training=Training(envs=8, rollout=128),
+    variants=(
+        ("released", (("step", NaturalGradient(damping=0.1, slack=1.5, subsample=5)), ("credit.lam", 0.98))),
+    ),
+    relations=(
+        "its gradient is the policy gradient",
+        "damping -> inf: a step along the plain gradient",
+        "scaling every advantage leaves the full step as it is",
+    ),
+)
+
+FIXPO = Method(
+    key="fixpo",
+    title="Fixup Policy Optimization: a trust region by penalty, guaranteed",
+    home="control",
+    source=Source(
+        paper="Guaranteed Trust Region Optimization via Two-Phase KL Penalization",
+        year=2023,
+        arxiv="2312.05405",
+        code="FixPOPolicy.learn of the paper's repository (stabilized-rl, Tianshou)",
+        differences="the code was read, of the paper the abstract; these are the defaults of its class. Its script "
+        "for MuJoCo has bound 0.5, factor 3, no entropy bonus, clipped values of a small weight and raw advantages: "
+        "variant 'released'. The code repeats the second phase without an end; here it gives up after 100 passes and "
+        "puts the old policy back.",
+    ),
+    credit=GAE(),
+    objective=PolicyObjective(
+        surrogate=Importance(),
+        trust=ExactOldMaxKL(AdamDual()),
+        value=ValueLoss(coef=1.0),
+        entropy=0.01,
+        standardise=True,
+    ),
+    step=FixUp(Adam(learning_rate=3e-4)),
+    training=Training(epochs=10, minibatches=16, envs=64, rollout=128),
+    variants=(
+        (
+            "released",
+            (
+                ("objective.trust.controller", AdamDual(bound=0.5, factor=3.0)),
+                ("objective.value", ValueLoss(coef=0.2, clip_range=0.2)),
+                ("objective.entropy", 0.0),
+                ("objective.standardise", False),
+                ("step.optimizer", Adam(learning_rate=3e-4, max_grad_norm=0.5, anneal=True)),
+            ),
+        ),
+    ),
+    relations=(
+        "beta = 0 and no second phase: the importance-weighted loss",
+        "its first phase is ppo_kl's with another rule for beta",
+    ),
+)
+
+MDPO_ON = Method(
+    key="mdpo_on",
+    title="Mirror Descent Policy Optimization, on-policy",
+    home="control",
+    source=Source(
+        paper="Mirror Descent Policy Optimization",
+        year=2020,
+        arxiv="2005.09814",
+        code="manantomar/Mirror-Descent-Policy-Optimization mdpo_on/mdpo.py",
+        differences="the code's step size is one iteration behind (1 - (k - 1)/K, above 1 at first), its range of "
+        "values is annealed with it. The option of Tsallis entropies is left out.",
+    ),
+    credit=GAE(standardise=True),
+    objective=PolicyObjective(surrogate=Importance(), trust=ExactNewKL(MirrorStep())),
+    step=Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5, anneal=True),
+    critic=Critic(
+        loss=ValueLoss(coef=2.0, clip_range=0.2), step=Adam(learning_rate=3e-4, anneal=True), epochs=5, batch=128
+    ),
+    training=Training(epochs=10, envs=8, rollout=256),
+    relations=(
+        "one gradient step: the policy gradient",
+        "its exact minimiser is pi_old exp(t A), the natural policy gradient of a table",
+        "coef -> inf: the policy stays",
+    ),
+)
+
+METHODS = (TRPO, FIXPO, MDPO_ON)

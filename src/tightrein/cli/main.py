@@ -1,4 +1,4 @@
-"""Which command was asked for, and what its end means: 0 done, 2 the user's slip, 130 interrupted."""
+"""Which command was asked for, and what its end means: 0 done, 1 a method failed, 2 the user's slip, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -41,6 +41,27 @@ class Show:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Check methods: exact properties, agreement of array libraries, gradients, relations, peers; ends with 1 if one
+    fails."""
+
+    keys: tuple[str, ...]
+    """Methods by their keys; all of them if none is given."""
+    learning: bool = False
+    """Run each method's demonstration too: a short training run (a minute or so each)."""
+    write: bool = False
+    """Record what was found and write it to docs/methods.md (in a checkout of the repository)."""
+    workers: int = os.cpu_count() or 1
+    """Processes that share the work."""
+
+    def run(self) -> int:
+        """Check them and print the table."""
+        from tightrein.cli.verify import verify
+
+        return verify(self.keys, self.learning, self.write, self.workers)
+
+
+@dataclass(frozen=True)
 class Report:
     """Write one self-contained HTML page about runs: learning curves, figures, settings, versions, commands."""
 
@@ -76,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Unexpected exceptions keep their traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(given)
+        return _run(given)
     except TightreinError as error:
         _complain(error)
         return 2
@@ -85,10 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for example, has had enough; nothing is left to say at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return 0
 
 
-def _run(given: list[str]) -> None:
+def _run(given: list[str]) -> int:
     if given == ["--version"]:
         print(f"tightrein {version('tightrein')}")
     elif given[:1] == ["train"] and given[1:2] in (["control"], ["language"]):
@@ -96,7 +116,8 @@ def _run(given: list[str]) -> None:
 
         train(given[1], given[2:])
     else:
-        _parse(given).run()
+        return _parse(given).run() or 0
+    return 0
 
 
 def _parse(given: list[str]) -> Any:
@@ -113,7 +134,7 @@ def _parse(given: list[str]) -> Any:
 
     train = make_dataclass("Train", [("engine", choice({"control": Control, "language": Language}))])
     train.__doc__ = "Train a policy: `tightrein train control --help`, `tightrein train language --help`."
-    commands = {"train": train, "methods": Methods, "show": Show, "report": Report}
+    commands = {"train": train, "methods": Methods, "show": Show, "verify": Verify, "report": Report}
     return tyro.cli(
         choice(commands),
         prog="tightrein",

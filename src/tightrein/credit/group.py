@@ -11,24 +11,32 @@ from ..settings import setting
 from .base import Credit
 
 
-def _moments(d: Decisions) -> tuple[Array, Array, Array]:
+def alive(d: Decisions) -> Array:
+    """1 for an answer with a decision that counts, else 0: [B]."""
+    mask = d.weights()
+    xp = namespace(mask)
+    return xp.astype(xp.any(mask != 0, axis=1), mask.dtype)
+
+
+def moments(d: Decisions) -> tuple[Array, Array, Array]:
     """Reward minus its group's mean, group size, unbiased group deviation: [B] each.
 
     An answer without a decision (all masked) takes no part.
     """
     xp = namespace(d.weights())
     reward = stop_gradient(d.outcome())
-    alive = xp.astype(xp.any(d.weights() != 0, axis=1), reward.dtype)
-    size = group_sum(alive, d.group)
-    mean = group_sum(reward * alive, d.group) / atleast(size, 1)
-    centred = (reward - mean) * alive
+    living = alive(d)
+    size = group_sum(living, d.group)
+    mean = group_sum(reward * living, d.group) / atleast(size, 1)
+    centred = (reward - mean) * living
     # A mean of equal numbers need not equal them to the last digit; such a group must still give exactly 0.
     centred = xp.where(xp.abs(centred) <= 4 * xp.finfo(reward.dtype).eps * xp.abs(mean), centred * 0, centred)
     deviation = xp.sqrt(group_sum(centred**2, d.group) / atleast(size - 1, 1))
     return centred, size, deviation
 
 
-def _spread(d: Decisions, per_answer: Array) -> Decisions:
+def spread(d: Decisions, per_answer: Array) -> Decisions:
+    """The decisions with one advantage per answer, [B], given to all of its decisions."""
     mask = d.weights()
     xp = namespace(mask)
     return d.replace(advantage=zero_where_masked(per_answer[:, None] + xp.zeros_like(mask), mask))
@@ -48,9 +56,9 @@ class GroupNormalised(Credit):
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         xp = namespace(d.weights())
-        centred, size, deviation = _moments(d)
+        centred, size, deviation = moments(d)
         scaled = centred / xp.where(deviation > 0, deviation + self.eps, xp.ones_like(deviation))
-        return _spread(d, xp.where(size == 1, stop_gradient(d.outcome()), scaled))
+        return spread(d, xp.where(size == 1, stop_gradient(d.outcome()), scaled))
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class GroupCentred(Credit):
 
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
-        return _spread(d, _moments(d)[0])
+        return spread(d, moments(d)[0])
 
 
 @dataclass(frozen=True)
@@ -77,5 +85,5 @@ class LeaveOneOut(Credit):
 
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
-        centred, size, _ = _moments(d)
-        return _spread(d, centred * size / atleast(size - 1, 1))
+        centred, size, _ = moments(d)
+        return spread(d, centred * size / atleast(size - 1, 1))

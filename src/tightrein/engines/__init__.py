@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 from ..errors import require, unknown
@@ -26,13 +27,22 @@ def train(engine: str, **settings: Any) -> dict[str, Any]:
     """Train a policy, as `tightrein train ENGINE` does, and return the summary of the run.
 
     engine: "control" or "language". settings: the flags of the command with underscores, for example
-    `train("control", method="spo", env="CartPole-v1", seeds=4, set=("epsilon=0.1",))`.
+    `train("control", method="spo", env="CartPole-v1", seeds=4, set=("epsilon=0.1",))`. In place of names, the language
+    engine takes a `dataset`, a `reward` function and `tools` themselves.
 
     Raises TightreinError for anything wrong with them, before training starts.
     """
     config, run = load(engine)
+    objects = {name for name, p in signature(run).parameters.items() if p.kind is p.KEYWORD_ONLY}
     known = [f.name for f in fields(config)]
     for name in settings:
         if name not in known:
             raise unknown(f"setting of the {engine} engine", name, known)
-    return run(config(**settings))
+    given = {name: value for name, value in settings.items() if name in objects and not _is_text(value)}
+    return run(config(**{name: value for name, value in settings.items() if name not in given}), **given)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a name, or names, or nothing."""
+    many = isinstance(value, (tuple, list))
+    return value is None or isinstance(value, str) or (many and bool(value) and all(isinstance(item, str) for item in value))

@@ -7,6 +7,7 @@ from typing import Any
 
 from tightrein.errors import TightreinError
 from tightrein.method import Method
+from tightrein.step import Step
 
 
 def pairs(flag: str, items: tuple[str, ...], example: str) -> dict[str, str]:
@@ -21,13 +22,14 @@ def pairs(flag: str, items: tuple[str, ...], example: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in split}
 
 
-def flags(config: Any) -> dict[str, Any]:
+def flags(config: Any, method: Method) -> dict[str, Any]:
     """The flags of `config` that are settings of the method under a short name, where they were given."""
+    rates = ("step.learning_rate", "step.optimizer.learning_rate", "critic.step.learning_rate")
     named = {
         "training.group_size": getattr(config, "group_size", None),
         "training.epochs": config.epochs,
         "training.minibatches": config.minibatches,
-        "step.learning_rate": config.learning_rate,
+        next((path for path in rates if path in method.settings()), rates[0]): config.learning_rate,
     }
     return {path: value for path, value in named.items() if value is not None}
 
@@ -40,10 +42,19 @@ def check_supplied(
     prepared, given: fields of Decisions that it fills before `prepare` and before `loss`. remedies: by field, what
     to set so that it is no longer needed.
     """
-    missing = sorted((method.needs - given) | (method.prepare_needs - prepared))
+    missing = sorted((method.update_needs - given) | (method.prepare_needs - prepared))
     if missing:
         otherwise = "choose a method or a part that does not read it"
         raise TightreinError(
             f"{method.key} needs {', '.join(missing)}, which the {engine} engine cannot supply",
             next((remedies[name] for name in missing if name in remedies), otherwise),
+        )
+
+
+def check_step(method: Method, engine: str, kinds: tuple[type[Step], ...]) -> None:
+    """Raise TightreinError, before training, if the method's step is none of those that the engine can take."""
+    if not isinstance(method.step, kinds):
+        raise TightreinError(
+            f"{method.key} moves its parameters by {type(method.step).__name__}, which the {engine} engine cannot do",
+            "train it with `tightrein train control`",
         )

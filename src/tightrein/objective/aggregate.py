@@ -12,6 +12,7 @@ from ..arrays import Array, atleast, namespace
 from ..decisions import Decisions
 from ..errors import TightreinError
 from ..settings import Part, setting
+from ..turns import turn_starts, turn_sum
 
 
 def _count(mask: Array) -> Array:
@@ -104,3 +105,27 @@ class SeqMeanTokenSumNorm(Aggregation):
                 "give the generation limit, for example tr.method('dr_grpo', length=1024) or --set length=1024",
             )
         return mask / (_rows(mask) * self.length)
+
+
+@dataclass(frozen=True)
+class SeqSumTokenMean(Aggregation):
+    """Sum over trajectories of their mean loss: none is scaled by what else is in the batch (DCPO's OTM)."""
+
+    equation = "sum_i S_i / L_i"
+
+    def weights(self, mask: Array) -> Array:
+        """See Aggregation."""
+        return mask / _lengths(mask)
+
+
+@dataclass(frozen=True)
+class TurnMean(Aggregation):
+    """Every turn of the batch counts alike, however long (Turn-PPO)."""
+
+    equation = "mean over turns h of mean over t in h of l_t"
+    needs = frozenset({"turn"})
+
+    def __call__(self, d: Decisions) -> Array:
+        """See Aggregation."""
+        mask = d.weights()
+        return mask / atleast(turn_sum(mask, d), 1) / _count(turn_starts(d))

@@ -35,7 +35,7 @@ class AnswerLogRatio(Part):
 class ToReference(AnswerLogRatio):
     """Against the reference policy."""
 
-    equation = "u_i = sum_t m_it (logp_it - logp_ref_it)"
+    equation = "sum_t m_it (logp_it - logp_ref_it)"
     needs = frozenset({"logp", "logp_ref"})
 
     def other(self, d: Decisions) -> Array:
@@ -47,7 +47,7 @@ class ToReference(AnswerLogRatio):
 class ToOld(AnswerLogRatio):
     """Against the policy that answered."""
 
-    equation = "v_i = sum_t m_it (logp_it - logp_old_it)"
+    equation = "sum_t m_it (logp_it - logp_old_it)"
     needs = frozenset({"logp", "logp_old"})
 
     def other(self, d: Decisions) -> Array:

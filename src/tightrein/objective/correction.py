@@ -3,16 +3,106 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..arrays import Array
+from ..arrays import Array, at_least_float32, clip, masked_mean, namespace
 from ..decisions import Decisions
-from ..settings import Part
+from ..errors import TightreinError
+from ..settings import Part, setting
+from .covariance import covariance, top_share
+from .ratio import ProximalRatio, Ratio, TokenRatio
+
+if TYPE_CHECKING:
+    from .policy.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
 class Correction(Part):
     """Base of the factors. They carry no gradient, and change no denominator."""
 
-    def __call__(self, d: Decisions) -> Array:
-        """The factor of each decision: [B, T]."""
+    def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
+        """The factor of each decision on the loss of `surrogate`: [B, T], or [B, 1] for whole trajectories."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TruncatedImportance(Correction):
+    """Weighs by how likely the old policy makes what another engine, or an older policy, really sampled.
+
+    `level` forms the weight of a decision (TokenRatio), of a trajectory (SequenceProductRatio), or its geometric mean
+    (SequenceMeanRatio). `drop` gives weight 0, instead of the cap, to what lies beyond the bounds. `normalise`
+    divides by the mean weight. Source: F. Yao et al., "Your efficient RL framework secretly brings you off-policy
+    RL training" (2025).
+    """
+
+    equation = "w = min( pi_old / pi_behaviour, cap )"
+    needs = frozenset({"logp_old", "logp_behaviour"})
+    cap: float = setting(2.0, above=0)
+    floor: float = setting(0.0, at_least=0)
+    level: Ratio = TokenRatio()
+    drop: bool = False
+    normalise: bool = False
+
+    def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
+        """See Correction."""
+        weight = self.level(d.replace(logp=d.logp_old, logp_old=d.logp_behaviour))
+        weight = _limited(weight, self.floor, self.cap, self.drop)
+        if not self.normalise:
+            return weight
+        xp, mask = namespace(weight), d.weights()
+        mean = masked_mean(weight + xp.zeros_like(mask), mask)
+        return weight / xp.where(mean > 0, mean, xp.ones_like(mean))
+
+
+@dataclass(frozen=True)
+class ProximalWeight(Correction):
+    """Weighs by the ratio of the proximal policy to the one that decided; belongs to a ProximalRatio.
+
+    `drop` leaves out what lies above the cap, as the released code does, instead of truncating it.
+    """
+
+    equation = "w = pi_proximal / pi_behaviour,   0 above cap"
+    needs = ProximalRatio.needs
+    cap: float = setting(5.0, above=0)
+    drop: bool = True
+
+    def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
+        """See Correction.
+
+        Raises TightreinError when the surrogate's ratio is not to a proximal policy.
+        """
+        if not isinstance(surrogate.ratio, ProximalRatio):
+            raise TightreinError(
+                f"ProximalWeight belongs to a ratio to a proximal policy, not to {type(surrogate.ratio).__name__}",
+                "set objective.surrogate.ratio=ProximalRatio, or objective.correction=none",
+            )
+        return _limited(surrogate.ratio.weight(d), 0.0, self.cap, self.drop)
+
+
+@dataclass(frozen=True)
+class DropCovariance(Correction):
+    """Takes the gradient of a few random decisions whose advantage and log-probability vary together most.
+
+    Candidates have a covariance between `low` and `high` and are not clipped already; n = max(1, share * decisions)
+    of them are left out, chosen by `random`. Source: Clip-Cov, arXiv 2505.22617.
+    """
+
+    equation = "w = 0 on n random decisions with low < (A - mean A)(logp - mean logp) < high, else 1"
+    needs = frozenset({"logp", "advantage", "random"})
+    share: float = setting(2e-4, above=0, at_most=1)
+    low: float = 1.0
+    high: float = 5.0
+
+    def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
+        """See Correction."""
+        product, mask = covariance(d), d.weights()
+        xp = namespace(mask)
+        candidates = (product > self.low) & (product < self.high) & (mask != 0) & ~surrogate.idle(d)
+        chosen = top_share(-(at_least_float32(d.random) + xp.zeros_like(mask)), candidates, self.share, mask)
+        return 1 - xp.astype(chosen, mask.dtype)
+
+
+def _limited(weight: Array, low: float, high: float, drop: bool) -> Array:
+    if not drop:
+        return clip(weight, low, high)
+    return namespace(weight).where((weight < low) | (weight > high), namespace(weight).zeros_like(weight), weight)

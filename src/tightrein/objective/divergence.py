@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ..anchor.controller import AdaptiveKL, Controller
-from ..arrays import Array, clip, masked_mean, namespace, zero_where_masked
+from ..anchor.controller import AdaptiveKL, Constant, Controller
+from ..arrays import Array, clip, masked_extreme, masked_mean, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions, require
 from ..settings import Part, setting
+from .covariance import covariance, top_share
 from .ratio import exp_limited, log_difference, log_ratio
 
 
@@ -88,15 +89,26 @@ class Divergence(Part):
         """The divergence at each decision: [B, T]."""
         raise NotImplementedError
 
-    def init(self, prompts: int) -> float | None:
-        """The coefficient, where it changes."""
-        return self.controller.coef if self.controller.adaptive else None
+    def coefficient(self, state: Any) -> Array:
+        """The coefficient that `state` holds (None: the controller's first)."""
+        return self.controller.coef if state is None else self.controller.value(state)
 
-    def update(self, state: Array, decisions: Decisions, progress: Array) -> Array:
-        """The coefficient of the next iteration, from the mean divergence that this one ended with."""
+    def measured(self, d: Decisions) -> Array:
+        """What the controller sees of a batch: the mean (a scalar)."""
+        return masked_mean(self(d), d.weights())
+
+    def stats(self, d: Decisions) -> dict[str, Array]:
+        """Named scalars about the divergence."""
+        return {self.named: masked_mean(self(d), d.weights())}
+
+    def init(self, prompts: int) -> Any:
+        """The controller's state, where the coefficient changes."""
+        return self.controller.start() if self.controller.adaptive else None
+
+    def update(self, state: Any, decisions: Decisions, progress: Array) -> Any:
+        """The controller's state in the next iteration, from the divergence that this one ended with."""
         require(decisions, self.needs, type(self).__name__)
-        divergence = masked_mean(self(decisions), decisions.weights())
-        return self.controller.next(state, divergence, progress)
+        return self.controller.next(state, self.measured(decisions), progress)
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,30 @@ class ExactOldKL(Divergence):
 
 
 @dataclass(frozen=True)
+class ExactOldMaxKL(ExactOldKL):
+    """KL(pi_old || pi) as a penalty on its mean, while the controller watches its largest value in the batch."""
+
+    equation = "+ beta KL(pi_old(.|s) || pi(.|s)),   beta by the maximum over s"
+
+    def measured(self, d: Decisions) -> Array:
+        """The largest divergence of the batch (a scalar)."""
+        return masked_extreme(self(d), d.weights(), largest=True)
+
+
+@dataclass(frozen=True)
+class ExactNewKL(Divergence):
+    """KL(pi || pi_old) over the whole action distribution."""
+
+    equation = "+ beta KL(pi(.|s) || pi_old(.|s))"
+    named = "kl_exact"
+    needs = frozenset({"dist", "dist_old"})
+
+    def __call__(self, d: Decisions) -> Array:
+        """See Divergence."""
+        return zero_where_masked(d.dist.kl(d.dist_old), d.weights())  # type: ignore[union-attr,arg-type]
+
+
+@dataclass(frozen=True)
 class SampledOldKL(Divergence):
     """KL(pi_old || pi) estimated from the sampled decisions, where whole distributions are not at hand."""
 
@@ -123,6 +159,53 @@ class SampledOldKL(Divergence):
     def __call__(self, d: Decisions) -> Array:
         """See Divergence."""
         return self.estimator(-log_ratio(d))
+
+
+@dataclass(frozen=True)
+class RatioVariance(Divergence):
+    """The second moment of the ratio about 1: a chi-squared divergence, and twice the KL for small changes.
+
+    No gradient is cut: with coefficient beta the pull of an advantage A ends at r = 1 + A / (2 beta), and turns back
+    beyond. Source: R2VPO, arXiv 2601.03320.
+    """
+
+    equation = "+ beta (r - 1)^2"
+    named = "ratio_variance"
+    needs = frozenset({"logp", "logp_old"})
+
+    def __call__(self, d: Decisions) -> Array:
+        """See Divergence."""
+        return (exp_limited(log_ratio(d)) - 1) ** 2
+
+
+@dataclass(frozen=True)
+class CovarianceKL(Divergence):
+    """|log r| on the few decisions whose advantage and log-probability vary together most, 0 elsewhere.
+
+    Those are the max(1, share * decisions) with the largest (A - mean A)(logp - mean logp): they drive the entropy
+    down. Source: KL-Cov, arXiv 2505.22617.
+    """
+
+    equation = "+ beta |logp - logp_old|   on the n decisions of largest covariance"
+    named = "kl_covariance"
+    needs = frozenset({"logp", "logp_old", "advantage"})
+    controller: Controller = Constant(1.0)
+    share: float = setting(2e-4, above=0, at_most=1)
+
+    def __call__(self, d: Decisions) -> Array:
+        """See Divergence."""
+        x = log_ratio(d)
+        sign = stop_gradient(namespace(x).sign(x))  # 0 at 0, where the libraries' abs() disagree
+        return zero_where_masked(x * sign, self.selected(d))
+
+    def selected(self, d: Decisions) -> Array:
+        """Which decisions are held back: booleans [B, T]."""
+        mask = d.weights()
+        return top_share(covariance(d), mask != 0, self.share, mask)
+
+    def stats(self, d: Decisions) -> dict[str, Array]:
+        """See Divergence: the mean over the decisions that are held back."""
+        return {self.named: masked_mean(self(d), self.selected(d))}
 
 
 def kl_stats(d: Decisions) -> dict[str, Array]:

@@ -113,8 +113,8 @@ class NaturalGradient(Step):
         from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
         def gradient(scalar: Array, again: bool = False) -> Array:
-            found = torch.autograd.grad(scalar, parameters, create_graph=again, retain_graph=True, materialize_grads=True)
-            return parameters_to_vector(found)
+            kept: dict[str, Any] = {"create_graph": again, "retain_graph": True, "materialize_grads": True}
+            return parameters_to_vector(torch.autograd.grad(scalar, parameters, **kept))
 
         @torch.no_grad()
         def evaluate(flat: Array) -> tuple[Array, Array]:

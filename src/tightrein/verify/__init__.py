@@ -1,1 +1,1 @@
-"""Proof that the methods are what they claim to be: `tightrein verify`."""
+"""Verification: for every method what must hold of it, checked, and what its runs showed, recorded."""

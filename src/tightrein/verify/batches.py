@@ -11,7 +11,7 @@ from ..arrays import Array, convert, installed, value_and_gradient
 from ..catalogue import method as named
 from ..decisions import Decisions
 from ..distributions import Categorical, DiagonalGaussian
-from ..errors import TightreinError
+from ..errors import NotInstalled
 from ..method import Method
 from ..objective.policy import Surrogate
 
@@ -118,10 +118,10 @@ def batch(seed: int, method: Method, library: str = "NumPy", **options: Any) -> 
 def autodiff() -> str:
     """The library whose gradients are taken where any will do.
 
-    Raises TightreinError when neither is installed.
+    Raises NotInstalled when neither is installed.
     """
     if len(installed()) == 1:
-        raise TightreinError("gradients need PyTorch or JAX, which are not installed", 'pip install "tightrein[all]"')
+        raise NotInstalled("gradients need PyTorch or JAX, which are not installed", 'pip install "tightrein[all]"')
     return installed()[1]
 
 

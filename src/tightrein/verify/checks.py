@@ -6,13 +6,14 @@ words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, compiled, constants_held, convert, installed, value_and_gradient
 from ..decisions import Decisions
-from ..errors import TightreinError
+from ..errors import NotInstalled
 from ..method import Method
 from . import batches
 
@@ -43,8 +44,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {path: x for name, inner in tree.items() for path, x in flat(inner, f"{prefix}/{name}").items()}
 
 
-def outcome(method: Method, made: batches.Fields, library: str = "NumPy", compile: bool = False) -> dict[str, Any]:
-    """Everything a method makes of a batch, as NumPy arrays: advantage, loss, statistics, next state."""
+def outcome(method: Method, made: batches.Fields) -> dict[str, Any]:
+    """Everything a method makes of a batch in NumPy: advantage, loss, statistics, next state."""
+    return whole(method, "NumPy")(made)
+
+
+def whole(method: Method, library: str) -> Callable[[batches.Fields], dict[str, Any]]:
+    """`outcome` in a library, under jax.jit where it is JAX."""
 
     def run(d: Decisions, state: Any) -> dict[str, Any]:
         prepared = method.prepare(d, state)
@@ -54,8 +60,9 @@ def outcome(method: Method, made: batches.Fields, library: str = "NumPy", compil
         made |= {} if loss.per_decision is None else {"per_decision": loss.per_decision}
         return made | {"state": method.update(state, prepared, 0.5)}
 
-    run = compiled(run, library) if compile else run
-    return convert(run(batches.decisions(made, library), batches.start(method, library)), "NumPy")  # type: ignore[no-any-return]
+    step = compiled(run, library) if library == "JAX" else run
+    state = batches.start(method, library)
+    return lambda made: convert(step(batches.decisions(made, library), state), "NumPy")
 
 
 def _others() -> tuple[str, ...]:
@@ -71,11 +78,12 @@ def _kinds(method: Method) -> tuple[bool, ...]:
 def arrays(key: str) -> str:
     """NumPy, PyTorch and compiled JAX agree on advantages, loss, statistics and next state."""
     method, worst = batches.method(key), 0.0
-    for spread, gaussian in [(spread, kind) for spread in SPREADS for kind in _kinds(method)]:
+    others = {library: whole(method, library) for library in _others()}
+    for spread, gaussian in [(spread, kind) for kind in _kinds(method) for spread in SPREADS]:
         made = batches.fields(0, method, spread=spread, gaussian=gaussian)
         oracle = flat(outcome(method, made))
-        for library in _others():
-            found = flat(outcome(method, made, library, compile=library == "JAX"))
+        for library, run in others.items():
+            found = flat(run(made))
             assert found.keys() == oracle.keys()
             worst = max(worst, *(close(found[n], x, VALUES, f"{library} {n}") for n, x in oracle.items()))
     return f"{worst:.0e}"
@@ -84,13 +92,11 @@ def arrays(key: str) -> str:
 def gradients(key: str) -> str:
     """PyTorch and JAX agree on the gradient of the loss by log-probabilities, values, entropies and distributions."""
     if len(_others()) < 2:
-        raise TightreinError("two autodiffs are compared here", 'pip install "tightrein[all]"')
+        raise NotInstalled("two autodiffs are compared here", 'pip install "tightrein[all]"')
     method, worst = batches.method(key), 0.0
-    for spread, gaussian in [(spread, kind) for spread in SPREADS for kind in _kinds(method)]:
-        one, other = (
-            batches.gradients(method, batches.batch(0, method, lib, spread=spread, gaussian=gaussian))
-            for lib in _others()
-        )
+    for spread, gaussian in [(spread, kind) for kind in _kinds(method) for spread in SPREADS]:
+        d = batches.batch(0, method, spread=spread, gaussian=gaussian)
+        one, other = (batches.gradients(method, batches.convert_decisions(d, lib)) for lib in _others())
         worst = max(worst, *(close(one[n], other[n], GRADIENTS, f"gradient by {n}") for n in one))
     return f"{worst:.0e}"
 
@@ -142,7 +148,7 @@ def _differences(method: Method, d: Decisions, state: Any, found: dict[str, Arra
 def compilation(key: str) -> str:
     """torch.compile takes the loss without a break in its graph."""
     if "PyTorch" not in installed():
-        raise TightreinError("torch.compile needs PyTorch", 'pip install "tightrein[language]"')
+        raise NotInstalled("torch.compile needs PyTorch", 'pip install "tightrein[language]"')
     method = batches.method(key)
     d, state = batches.batch(2, method, "PyTorch"), batches.start(method, "PyTorch")
     loss = compiled(lambda d, state: method.loss(d, state).value, "PyTorch")

@@ -18,6 +18,16 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """A comparison with another library that has the method. `says` is what is compared."""
+
+    key: str
+    library: str
+    says: str
+    check: Check
+
+
+@dataclass(frozen=True)
 class Shown:
     """What a run showed, in one line with its figures, and whether that is what the method promises."""
 
@@ -26,6 +36,7 @@ class Shown:
 
 
 PINS: list[Pin] = []
+PEERS: list[Peer] = []
 DEMONSTRATIONS: dict[str, Callable[[], Shown]] = {}
 
 
@@ -33,8 +44,17 @@ def pin(*keys: str) -> Callable[[Check], Check]:
     """Register a function without arguments as a pin of the methods `keys`; its docstring says what holds."""
 
     def register(check: Check) -> Check:
-        says = (check.__doc__ or check.__name__.replace("_", " ")).splitlines()[0].rstrip(".")
-        PINS.extend(Pin(key, says, check) for key in keys)
+        PINS.extend(Pin(key, _says(check), check) for key in keys)
+        return check
+
+    return register
+
+
+def peer(library: str, *keys: str) -> Callable[[Check], Check]:
+    """Register a comparison of the methods `keys` with another library; its docstring says what is compared."""
+
+    def register(check: Check) -> Check:
+        PEERS.extend(Peer(key, library, _says(check), check) for key in keys)
         return check
 
     return register
@@ -48,3 +68,7 @@ def shows(key: str) -> Callable[[Callable[[], Shown]], Callable[[], Shown]]:
         return run
 
     return register
+
+
+def _says(check: Check) -> str:
+    return (check.__doc__ or check.__name__.replace("_", " ")).splitlines()[0].rstrip(".")

@@ -6,20 +6,28 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.control.config import ControlConfig
-from tightrein.engines.settings import check_supplied, flags
+from tightrein.engines.settings import check_step, check_supplied, flags
 from tightrein.errors import TightreinError
+from tightrein.objective.policy import PolicyObjective
+from tightrein.step import FixUp, NaturalGradient, Optimizer
 
 TRAINING = tr.Training(epochs=10, minibatches=32)
 STEP = tr.parts.Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5)
 
 # Fields of Decisions that this engine fills, before `prepare` and before `loss`.
-PREPARED = frozenset({"logp_old", "mask", "reward", "value_old", "value_next", "terminated", "truncated", "dist_old"})
-GIVEN = PREPARED | {"logp", "advantage", "returns", "value", "entropy", "dist"}
+PREPARED = frozenset(
+    {
+        "logp_old", "logp_behaviour", "dist_old", "entropy_old", "action", "mask", "reward", "value_old", "value_next",
+        "terminated", "truncated", "staleness", "random",
+    }
+)  # fmt: skip
+GIVEN = (PREPARED - {"reward", "value_next", "terminated", "truncated"}) | {
+    "logp", "advantage", "returns", "value", "entropy", "dist",
+}  # fmt: skip
 
 # What a user can set so that a field is no longer needed.
 REMEDIES = {
     "logp_ref": "there is no reference policy in control: --set objective.reference.coef=0",
-    "logp_behaviour": "rollouts here are on-policy: choose a method that does not correct for a behaviour policy",
 }
 
 
@@ -29,9 +37,12 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
     Raises:
         TightreinError: unknown method, variant or setting; or a method that needs what control cannot supply.
     """
-    method, notes = _at_home(tr.method(config.method, config.variant))
-    method = method.override({**config.overrides, **flags(config)})
-    _check(method)
+    method = tr.method(config.method, config.variant)
+    _check_kind(method)
+    method, notes = _at_home(method)
+    method = method.override(config.overrides)
+    method = method.override(flags(config, method))
+    _check(method, len(config.hidden))
     return method, notes
 
 
@@ -44,23 +55,50 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         f"{type(method.credit).__name__}; step and training are the control defaults; each time step is a row of its "
         "own, so losses are averaged over steps"
     ]
-    dropped = [type(part).__name__ for part in (*method.reward, *method.selection)]
+    imitation = () if method.objective.imitation is None else (method.objective.imitation,)
+    dropped = [type(part).__name__ for part in (*method.reward, *method.selection, *imitation)]
     if dropped:
         notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
     if method.objective.reference.coef:
         notes.append("the penalty towards a reference policy is off, as control has none")
     objective = method.objective.replace(
-        aggregate=tr.parts.TokenMean(), reference=tr.parts.ReferenceKL(), value=tr.parts.ValueLoss(coef=0.5)
+        aggregate=tr.parts.TokenMean(),
+        reference=tr.parts.ReferenceKL(),
+        value=tr.parts.ValueLoss(coef=0.5),
+        imitation=None,
     )
     credit = tr.parts.GAE(standardise=True)
     return method.replace(
-        credit=credit, step=STEP, training=TRAINING, reward=(), selection=(), objective=objective
+        credit=credit, step=method.step.hosted(STEP), training=TRAINING, reward=(), selection=(), objective=objective
     ), notes
 
 
-def _check(method: Any) -> None:
+def _check_kind(method: Any) -> None:
+    if method.experience != "rollouts" or not isinstance(method.objective, PolicyObjective):
+        raise TightreinError(
+            f"{method.key} compares or imitates whole answers ({type(method.objective).__name__}, learning from "
+            f"{method.experience}), and control has none",
+            f"train it with `tightrein train language --method {method.key}`",
+        )
+
+
+def _check(method: Any, layers: int) -> None:
+    check_step(method, "control", (Optimizer, NaturalGradient, FixUp))
+    if isinstance(method.step, Optimizer):
+        method.step.optax(1, [1] * (layers - 1))  # raises where it finds no hidden matrix
     check_supplied(method, "control", PREPARED, GIVEN, REMEDIES)
     if "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
         raise TightreinError(
             f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"
+        )
+    if isinstance(method.step, NaturalGradient) and method.critic is None:
+        raise TightreinError(
+            "NaturalGradient moves the policy alone, and nothing trains the value network",
+            "use --method trpo, which fits it apart, and change its settings",
+        )
+    trust = method.objective.trust
+    if isinstance(method.step, FixUp) and not isinstance(getattr(trust, "controller", None), tr.parts.AdamDual):
+        raise TightreinError(
+            "FixUp needs a penalty whose controller has a bound",
+            "--set objective.trust=ExactOldMaxKL --set objective.trust.controller=AdamDual",
         )

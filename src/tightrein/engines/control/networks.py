@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,6 +65,28 @@ class ActorCritic(eqx.Module):
     def value(self, observation: Array) -> Array:
         """V(s) [...] for observations [..., inputs]."""
         return self.value_network(observation)[..., 0]
+
+    @property
+    def actor(self) -> tuple[MLP, Array | None]:
+        """What the policy depends on."""
+        return self.policy_network, self.log_std
+
+    def with_actor(self, actor: tuple[MLP, Array | None]) -> ActorCritic:
+        """The same critic with another policy."""
+        changed: ActorCritic = eqx.tree_at(lambda n: n.actor, self, actor, is_leaf=lambda x: x is None)
+        return changed
+
+    def with_critic(self, value_network: MLP) -> ActorCritic:
+        """The same policy with another critic."""
+        changed: ActorCritic = eqx.tree_at(lambda n: n.value_network, self, value_network)
+        return changed
+
+
+def out_axes(network: Any) -> tuple[int | None, ...]:
+    """Of each leaf: the axis of its outputs if it is a hidden layer's matrix (not the first or last), else None."""
+    nodes = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, MLP))
+    hidden = {id(weight) for node in nodes if isinstance(node, MLP) for weight in node.weights[1:-1]}
+    return tuple(1 if id(leaf) in hidden else None for leaf in jax.tree.leaves(network))
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:

@@ -15,6 +15,7 @@ from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.environments import EnvSpec
 from tightrein.engines.control.learner import Learner
 from tightrein.engines.control.snapshot import from_arrays, to_arrays
+from tightrein.engines.control.solvers import solver_of
 from tightrein.engines.control.trainers import DeviceTrainer, Figures, HostTrainer, Trainer
 from tightrein.errors import TightreinError
 from tightrein.runs import Interrupt, Run
@@ -57,7 +58,8 @@ def normalisation(config: ControlConfig, method: Any, spec: EnvSpec) -> tuple[bo
     Both are for continuous actions on a host simulator (MuJoCo and its like). Rewards are scaled too wherever the
     method clips its value loss: that range is meant for values of order 1 and holds back any that are far larger.
     """
-    clipped = method.objective.value.clip_range is not None
+    value = method.objective.value if method.critic is None else method.critic.loss
+    clipped = value.clip_range is not None
     automatic = spec.normalises, spec.normalises or clipped
     told = config.normalise_obs, config.normalise_reward
     obs, reward = (rule if flag is None else flag for rule, flag in zip(automatic, told, strict=True))
@@ -67,8 +69,8 @@ def normalisation(config: ControlConfig, method: Any, spec: EnvSpec) -> tuple[bo
 def trainer_of(config: ControlConfig, method: Any, spec: EnvSpec, plan: Plan) -> Trainer:
     """The trainer for where the environment runs."""
     learner = Learner(
-        method, method.step.optax(plan.updates), spec.actions, spec.inputs, config.hidden, plan.envs, plan.epochs,
-        plan.minibatches, method.credit.gamma, *normalisation(config, method, spec),
+        method, solver_of(method, plan), spec.actions, spec.inputs, config.hidden, plan.envs, plan.iterations,
+        method.credit.gamma, *normalisation(config, method, spec),
     )  # fmt: skip
     seeds = range(config.seed, config.seed + config.seeds)
     if spec.on_device:

@@ -97,7 +97,7 @@ class DeviceTrainer:
         envs, rollout = collect(
             self._env, learner.network, learner.observations, progress.envs, collect_key, self._steps
         )
-        learner, stats = self._learner.learn(learner, rollout, learn_key, log)
+        learner, stats = self._learner.learn(learner, rollout, learn_key, iteration, log)
         return _Progress(learner, envs), stats
 
     def _iterations(self, state: _Progress, keys: Keys, first: Array, count: Array) -> tuple[_Progress, Figures]:
@@ -126,7 +126,7 @@ class HostTrainer:
         self._draw = jax.jit(jax.vmap(self._draws, (0, None)))
         self._act = jax.jit(jax.vmap(_sampled))
         self._best = jax.jit(jax.vmap(evaluate.best_action))
-        self._learn = jax.jit(jax.vmap(learner.learn, (0, 1, 0, None)), donate_argnums=0)
+        self._learn = jax.jit(jax.vmap(learner.learn, (0, 1, 0, None, None)), donate_argnums=0)
         self.state = jax.jit(jax.vmap(learner.init))(networks(learner, seeds))
         self._envs: HostEnvs | None = None
         self.cut(0)
@@ -138,7 +138,7 @@ class HostTrainer:
         for i in range(first, first + count):
             noise, keys = self._draw(self._keys.train, i)
             rollout = self._collect(np.asarray(noise), sums)
-            self.state, stats = self._learn(self.state, rollout, keys, i == first + count - 1)
+            self.state, stats = self._learn(self.state, rollout, keys, i, i == first + count - 1)
             broken = first_broken(broken, stats, i)
         return Figures(sums[0], sums[1], sums[2], np.asarray(broken), jax.tree.map(np.asarray, stats))
 

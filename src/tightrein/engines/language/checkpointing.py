@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tightrein.engines.language import state as states
 from tightrein.engines.language.models import Policy
 from tightrein.errors import TightreinError
+
+if TYPE_CHECKING:
+    from tightrein.engines.language.learner import Learner
 
 Arrays = dict[str, Any]
 
@@ -24,14 +28,45 @@ def to_arrays(policy: Policy, optimizer: Any, *, whole: bool) -> Arrays:
     trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
     state = policy.model.state_dict()
     arrays = {f"model.{n}": _numpy(t) for n, t in state.items() if whole or n in trained}
-    for index, moments in optimizer.state_dict()["state"].items():
-        arrays |= {f"optimizer.{index}.{name}": _numpy(torch.as_tensor(value)) for name, value in moments.items()}
+    return {**arrays, **under("optimizer.", optimizer_arrays(optimizer))}
+
+
+def optimizer_arrays(optimizer: Any) -> Arrays:
+    """All that an optimizer keeps of each parameter, by its number and the name of what is kept."""
+    kept = optimizer.state_dict()["state"].items()
+    return {f"{i}.{name}": _numpy(torch.as_tensor(x)) for i, moments in kept for name, x in moments.items()}
+
+
+def restore_optimizer(optimizer: Any, arrays: Mapping[str, Any]) -> None:
+    """Puts back what `optimizer_arrays` gave."""
+    kept: dict[int | str, dict[str, Tensor]] = {}
+    for name, array in arrays.items():
+        index, _, field = name.partition(".")
+        kept.setdefault(int(index) if index.isdigit() else index, {})[field] = torch.from_numpy(array.copy())
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+
+
+def learner_arrays(learner: Learner, *, fixed: bool) -> Arrays:
+    """The method's state, the critic, and the reference where it moves.
+
+    fixed: also a reference that stays as it is (one that is read from a folder again need not be saved).
+    """
+    arrays = under("state.", states.to_arrays(learner.state))
+    if learner.critic is not None:
+        arrays |= under("critic.", learner.critic.arrays())
+    if learner.reference is not None and (fixed or learner.moves):
+        arrays |= {f"reference.{name}": _numpy(tensor) for name, tensor in learner.reference.state_dict().items()}
     return arrays
 
 
-def reference_arrays(reference: Any) -> Arrays:
-    """Parameters of a frozen reference model."""
-    return {f"reference.{name}": _numpy(tensor) for name, tensor in reference.state_dict().items()}
+def restore_learner(arrays: Mapping[str, Any], learner: Learner) -> None:
+    """Puts back what `learner_arrays` saved."""
+    learner.state = states.from_arrays(learner.state, within(arrays, "state."), learner.device)
+    if learner.critic is not None:
+        learner.critic.restore(within(arrays, "critic."))
+    saved = within(arrays, "reference.")
+    if saved:
+        load(learner.reference, saved)
 
 
 def restore(arrays: Mapping[str, Any], policy: Policy, optimizer: Any, schedule: Any, steps: int) -> None:
@@ -41,11 +76,7 @@ def restore(arrays: Mapping[str, Any], policy: Policy, optimizer: Any, schedule:
         TightreinError: the checkpoint is of another model.
     """
     load(policy.model, within(arrays, "model."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, array in within(arrays, "optimizer.").items():
-        index, _, field = name.partition(".")
-        moments.setdefault(int(index), {})[field] = torch.from_numpy(array.copy())
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    restore_optimizer(optimizer, within(arrays, "optimizer."))
     schedule.last_epoch = steps
     for group, base, scale in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = base * scale(steps)

@@ -6,7 +6,9 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.settings import check_supplied, flags
+from tightrein.engines.settings import check_step, check_supplied, flags
+from tightrein.errors import TightreinError
+from tightrein.step import Optimizer
 
 # Of methods that come from control, on a model that was not made here.
 STEP = tr.parts.Adam(learning_rate=1e-6, max_grad_norm=1.0)
@@ -16,16 +18,27 @@ TRAINING = tr.Training(epochs=1, minibatches=4, group_size=8)
 EMBEDDED_STEP = tr.parts.Adam(learning_rate=2e-3, beta2=0.99, eps=1e-3, max_grad_norm=1.0, anneal=True)
 EMBEDDED_TRAINING = tr.Training(epochs=1, minibatches=2, group_size=8)
 
-# Fields of Decisions that this engine fills, before `prepare` and before `loss`.
-PREPARED = frozenset({"logp_old", "logp_ref", "mask", "reward", "group", "prompt", "truncated"})
-GIVEN = PREPARED | {"logp", "advantage", "entropy"}
+# Fields of Decisions that this engine fills before `prepare`: of any experience, of answers of the policy, ...
+ALWAYS = frozenset(
+    {"logp_old", "logp_behaviour", "logp_ref", "entropy_old", "mask", "group", "prompt", "random", "bootstrap"}
+)
+ANSWERED = frozenset({"reward", "scores", "truncated", "turn", "staleness", "drift"})
+PREPARED = {
+    "rollouts": ALWAYS | ANSWERED,
+    "mixed": ALWAYS | ANSWERED | {"demonstration"},
+    "demonstrations": ALWAYS | {"demonstration"},
+    "pairs": ALWAYS | {"chosen"},
+}
+SEEN = frozenset({"logp", "entropy", "value"})  # at every gradient step
+WHOLE = frozenset({"dist", "dist_old", "action"})  # whole distributions, where a part says how many tokens to keep
+PRETRAINING = 10  # updates of the critic alone on the embedded model, at most
 
 # What a user can set so that a field is no longer needed.
 REMEDIES = {
     "dist_old": "estimate the divergence from the sampled tokens: --set objective.trust=SampledOldKL",
     "dist": "estimate the divergence from the sampled tokens: --set objective.trust=SampledOldKL",
-    "logp_behaviour": "answers here are always sampled from the old policy: choose a method without such a correction",
-    "value_old": "no value network is trained here: --set credit=GroupNormalised",
+    "value_old": "the value head is not trained: --set objective.value.coef=0.5, or --set credit=GroupNormalised",
+    "reward": "it learns from written answers alone: choose parts without a reward",
 }
 
 
@@ -35,12 +48,15 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     Raises:
         TightreinError: unknown method, variant or setting; or a method that needs what this engine cannot supply.
     """
-    method, notes = _at_home(tr.method(config.method, config.variant))
+    method = tr.method(config.method, config.variant)
+    check_step(method, "language", (Optimizer,))
+    method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:
         method, more = _embedded(method)
         notes = [*notes, *more]
-    method = method.override({**config.overrides, **flags(config)})
-    check_supplied(method, "language", PREPARED, GIVEN, REMEDIES)
+    method = method.override(config.overrides)
+    method = method.override(flags(config, method))
+    _check(method)
     return method, notes
 
 
@@ -56,27 +72,65 @@ def with_length(method: Any, max_new_tokens: int) -> tuple[Any, list[str]]:
     return method.override(unset), notes
 
 
-def _at_home(method: Any) -> tuple[Any, list[str]]:
-    """The method with the credit, step and training of language models where its own are those of control."""
+def _at_home(method: Any, credit: str | None) -> tuple[Any, list[str]]:
+    """The method with the credit, step and training of language models where its own are those of control.
+
+    credit: the one that is asked for; where it reads values, the method's critic stays.
+    """
     if method.home == "language":
         return method, []
+    ours = method.replace(step=method.step.hosted(STEP), training=TRAINING, critic=None)
+    wanted = method.override({} if credit is None else {"credit": credit}).credit
+    if credit is not None and "value_old" in wanted.needs:
+        return _with_values(ours.replace(credit=wanted))
     note = (
         f"{method.key} comes from control: its objective is kept; credit is GroupNormalised instead of "
-        f"{type(method.credit).__name__} (no values are estimated); step and training are the language defaults"
+        f"{type(method.credit).__name__} (--set credit={type(method.credit).__name__} estimates values with a head on "
+        "the model); step and training are the language defaults"
     )
     objective, notes = method.objective.replace(value=tr.parts.ValueLoss(coef=0.0)), [note]
     if objective.standardise:
         objective = objective.replace(standardise=False)
         notes.append("advantages are standardised within groups, and not again within minibatches")
-    credit = tr.parts.GroupNormalised()
-    return method.replace(credit=credit, objective=objective, step=STEP, training=TRAINING), notes
+    return ours.replace(credit=tr.parts.GroupNormalised(), objective=objective), notes
+
+
+def _with_values(method: Any) -> tuple[Any, list[str]]:
+    """A method from control that keeps its critic: a reward at the end of an answer is not discounted."""
+    undiscounted = {path: 1.0 for path in method.settings() if path == "credit.gamma"}
+    note = (
+        f"{method.key} comes from control: its objective is kept, values are estimated with a head on the model"
+        f"{''.join(f', {path} = 1' for path in undiscounted)}; step and training are the language defaults"
+    )
+    return method.override(undiscounted), [note]
 
 
 def _embedded(method: Any) -> tuple[Any, list[str]]:
-    ours = method.replace(step=EMBEDDED_STEP, training=EMBEDDED_TRAINING)
+    own = method.training
+    fixed = own.group_size == 1 or method.objective.whole_groups  # as many answers as the method is made for
+    training = EMBEDDED_TRAINING.replace(
+        group_size=min(own.group_size, EMBEDDED_TRAINING.group_size) if fixed else EMBEDDED_TRAINING.group_size,
+        value_pretraining=min(own.value_pretraining, PRETRAINING),
+    )
+    ours = method.replace(step=method.step.hosted(EMBEDDED_STEP), training=training)
     if method.home != "language":
         return ours, []
     before, after = method.settings(), ours.settings()
     changed = [path for path in after if path.startswith(("step.", "training.")) and after[path] != before.get(path)]
     listed = ", ".join(f"{path} {after[path]} (paper {before.get(path)})" for path in changed)
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []
+
+
+def _check(method: Any) -> None:
+    """Raise TightreinError, before training, for what cannot work."""
+    prepared = PREPARED[method.experience]
+    if "value" in method.needs or getattr(method.credit, "values", None) is not None:
+        prepared |= {"value_old"}
+    whole = WHOLE if any(getattr(part, "top_k", 0) for _, part in method.walk()) else frozenset()
+    made = frozenset[str]().union(*(part.provides for part in (*method.reward, method.credit, *method.selection) if part))
+    check_supplied(method, "language", prepared | whole, prepared | whole | SEEN | made, REMEDIES)
+    if method.training.value_pretraining and "value" not in method.needs:
+        raise TightreinError(
+            f"{method.key} has no value estimate to train first",
+            "set training.value_pretraining=0, or give it a value loss with objective.value.coef",
+        )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tightrein.engines.language.steps import check_rule
 from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError
 
 EMBEDDED = "embedded"
+ALONE = 4  # times as many prompts, where each is answered once
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,31 @@ class LanguageConfig:
     lora_rank: int = 0
     """Rank of LoRA adapters (peft) on every linear layer; 0 trains all parameters."""
     task: str = "spell_backward"
-    """Task of reasoning-gym by its name."""
+    """Task of reasoning-gym by its name; or calculator, key_door: answers in turns."""
     task_set: tuple[str, ...] = ()
     """Parameters of the task as name=value, for example min_word_len=3."""
     dataset: str | None = None
     """Instead of a task: a .jsonl or .json file, a folder, or a Hub name of a dataset with a column `prompt`."""
-    reward: str | None = None
-    """Reward function of TRL's signature for the dataset, as module:function or file.py:function."""
+    reward: tuple[str, ...] = ()
+    """Reward functions of TRL's signature for the dataset, each as module:function or file.py:function."""
+    reward_weights: tuple[float, ...] = ()
+    """What each of several reward functions counts (automatic: 1)."""
+    problems: int | None = None
+    """Distinct problems that training asks (automatic: all, 1000 for methods that remember each prompt)."""
+    tools: tuple[str, ...] = ()
+    """Tools that the model may call: "python", or functions of a text as module:function or file.py:function."""
+    turns: int | None = None
+    """Calls in an answer at most (automatic: 4, or as the task has it)."""
+    call: str | None = None
+    """How a call is written, ... standing for its text (automatic: <{name}>...</{name}>, or as the task has it)."""
+    reply: str | None = None
+    """How a tool's reply is written (automatic: <output>...</output>, or as the task has it)."""
+    steps: str | None = None
+    """Where a reasoning step ends: newline, sentence, or after so many tokens (automatic: embedded 2, else newline)."""
+    lag: int = 0
+    """Updates between sampling answers and learning from them, as where sampling and training run side by side."""
+    sampler_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the sampler; below float32 it works on a copy of the weights, as fast inference engines do."""
     seed: int = 0
     """Seed of everything random."""
     updates: int | None = None
@@ -75,18 +95,23 @@ class LanguageConfig:
     """Show neither progress nor notes (config.json holds the notes)."""
 
     def __post_init__(self) -> None:
+        for name in ("reward", "tools"):  # one may be given without its tuple
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
         counts = ("updates", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens", "warmup_examples")
-        others = ("learning_rate", "temperature", "eval_problems", "eval_every", "checkpoint_every", "top_p")
+        others = ("problems", "turns", "learning_rate", "temperature", "eval_problems", "eval_every", "checkpoint_every", "top_p")
         for name in (*counts, *others):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise _bad(name, value, "a positive number")
-        for name in ("lora_rank", "warmup_steps", "seed"):
+        for name in ("lora_rank", "lag", "warmup_steps", "seed"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise _bad(name, getattr(self, name), "a whole number from 0 to 2147483647")
         if self.top_p > 1:
             raise _bad("top_p", self.top_p, "at most 1 (1 switches it off)")
-        if self.reward is not None and self.dataset is None:
+        if self.steps is not None:
+            check_rule(self.steps)
+        if self.reward and self.dataset is None:
             raise TightreinError("--reward is given without --dataset", "reasoning-gym tasks score answers themselves")
 
     @property
@@ -115,10 +140,11 @@ class Plan:
     """The numbers of a run, all known.
 
     Raises:
-        TightreinError: more minibatches than answers, or too few answers in a group to compare.
+        TightreinError: more minibatches than there is to part, or too few answers in a group to compare.
     """
 
     updates: int
+    value_pretraining: int
     prompts: int
     group_size: int
     epochs: int
@@ -127,30 +153,37 @@ class Plan:
     checkpoint_every: int
 
     @classmethod
-    def of(cls, config: LanguageConfig, training: Any) -> Plan:
-        """The plan for `config` with a method whose `training` is this."""
+    def of(cls, config: LanguageConfig, method: Any) -> Plan:
+        """The plan for `config` with this method."""
+        training, asks = method.training, method.experience in ("rollouts", "mixed")
         updates = config.updates or (200 if config.embedded else 100)
-        prompts = config.prompts or (128 if config.embedded else 8)
-        answers = prompts * training.group_size
-        if training.minibatches > answers:
+        prompts = config.prompts or (128 if config.embedded else 8) * (ALONE if asks and training.group_size == 1 else 1)
+        pieces = prompts if method.objective.whole_groups or not asks else prompts * training.group_size
+        if training.minibatches > pieces:
+            kind = "answers" if pieces > prompts else method.experience if not asks else "groups, which stay whole"
             raise TightreinError(
-                f"{training.minibatches} minibatches are more than {prompts} prompts x {training.group_size} answers",
+                f"{training.minibatches} minibatches are more than the {pieces} {kind} of an update",
                 "lower --minibatches, or raise --prompts or --group-size",
             )
-        if training.group_size < 2:
+        if asks and training.group_size < 2 and "group" in method.needs | method.prepare_needs:
             raise TightreinError(
-                "a group of one answer has nothing to be compared with",
+                f"{method.key} compares the answers to a prompt, and a group of one has nothing to be compared with",
                 "give --group-size 2 or more",
             )
         tenth = max(1, updates // 10)
         return cls(
-            updates, prompts, training.group_size, training.epochs, training.minibatches,
+            updates, training.value_pretraining, prompts, training.group_size, training.epochs, training.minibatches,
             config.eval_every or tenth, config.checkpoint_every or tenth,
         )  # fmt: skip
 
     @property
+    def total(self) -> int:
+        """Updates of the critic alone and of the policy."""
+        return self.value_pretraining + self.updates
+
+    @property
     def gradient_steps(self) -> int:
-        """Gradient steps in the whole run."""
+        """Gradient steps of the policy in the whole run."""
         return self.updates * self.epochs * self.minibatches
 
 

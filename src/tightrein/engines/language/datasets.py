@@ -16,17 +16,11 @@ def read_rows(name: str, dataset: Any = None) -> Rows:
     """Rows of `dataset` (a datasets.Dataset or a list of dicts), or of the file, folder or Hub dataset `name`.
 
     Raises:
-        TightreinError: it cannot be read, is empty, or has no column `prompt`.
+        TightreinError: it cannot be read, or is empty.
     """
     rows = [dict(row) for row in (dataset if dataset is not None else _open(name))]
     if not rows:
         raise TightreinError(f"dataset {name} has no rows", "give one with at least a few prompts")
-    for index, row in enumerate(rows):
-        if "prompt" not in row:
-            raise TightreinError(
-                f"dataset {name} has no column 'prompt' in row {index}; present: {', '.join(map(str, row)) or 'none'}",
-                "rename the column that holds the question, for example dataset.rename_column('question', 'prompt')",
-            )
     return rows
 
 

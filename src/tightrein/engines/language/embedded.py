@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.evaluate import evaluate
 from tightrein.engines.language.models import Policy, finished
@@ -24,7 +25,9 @@ from tightrein.errors import TightreinError, require
 
 HIDDEN, LAYERS, HEADS = 64, 2, 4
 PROBES = 512  # problems on which the warm-up is judged
-BATCH, LEARNING_RATE, RISE, JUDGE_EVERY = 64, 2e-3, 50, 5
+BATCH, JUDGE_EVERY = 64, 5
+STEP = tr.parts.Adam(learning_rate=2e-3, max_grad_norm=1.0, warmup=50)
+IGNORED = -100  # label that cross_entropy leaves out
 END = "\n"  # between a question and its answer
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
 
@@ -52,8 +55,8 @@ def make(config: LanguageConfig, task: Task) -> Policy:
         TightreinError: the task has no worked examples to learn from.
     """
     _require_answers(config, task)
-    tokenizer = make_tokenizer([_question(p) for p in task.train], [p.answer or "" for p in task.train])
-    longest = max(len(p.text) + len(p.answer or "") for p in (*task.train, *task.held))
+    tokenizer = make_tokenizer([_question(p) for p in task.train], ["".join(p.shown) for p in task.train])
+    longest = max(len(p.text) + len("".join(p.shown)) for p in (*task.train, *task.held))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = make_model(tokenizer, max(256, 2 * (longest + (config.max_new_tokens or 0))))
@@ -62,7 +65,7 @@ def make(config: LanguageConfig, task: Task) -> Policy:
 
 def longest_answer(policy: Policy, task: Task) -> int:
     """Room for every worked answer, its end token, and 2 more."""
-    return 3 + max(len(policy.tokenizer(p.answer or "")["input_ids"]) for p in task.train)
+    return 3 + max(len(policy.tokenizer("".join(p.shown))["input_ids"]) for p in task.train)
 
 
 def make_tokenizer(questions: Sequence[str], answers: Sequence[str]) -> Any:
@@ -116,8 +119,7 @@ def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decodi
     Measured on probe problems. Neither these nor the worked examples are held out, and no probe is a worked example.
     """
     probes, worked = _apart(task.train, config.warmup_examples)
-    optimizer = torch.optim.AdamW(policy.trained, LEARNING_RATE, weight_decay=0.0)
-    rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / RISE))
+    optimizer, rise = STEP.torch(policy.trained, config.warmup_steps)
     generator = torch.Generator().manual_seed(config.seed)
     rows = _Rows(policy, worked)
     accuracy = 0.0
@@ -125,29 +127,31 @@ def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decodi
         picked = torch.randperm(len(worked), generator=generator)[:BATCH]
         optimizer.zero_grad()
         rows.loss(picked).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(policy.trained, 1.0)
         optimizer.step()
         rise.step()
         if step % JUDGE_EVERY == 0 or step == config.warmup_steps:
-            accuracy = evaluate(policy, probes, task.reward, decoding.greedy).accuracy
+            accuracy = evaluate(policy, probes, task.reward, decoding.greedy, dialogue=task.dialogue).accuracy
             if accuracy >= config.warmup_accuracy:
                 return WarmUp(step, accuracy)
     return WarmUp(config.warmup_steps, accuracy)
 
 
 class _Rows:
-    """Worked examples as token ids, question and answer in one row; only the answer is learned."""
+    """Worked examples as token ids, question and answer in one row; only what the model is to write is learned."""
 
     def __init__(self, policy: Policy, problems: Sequence[Problem]) -> None:
         self._policy = policy
-        prompts = policy.encode(problems)
-        ids = [policy.tokenizer(p.answer, add_special_tokens=False)["input_ids"] for p in problems]
-        ends = [policy.tokenizer.eos_token_id]
-        width = max(len(p) + len(a) + 1 for p, a in zip(prompts, ids, strict=True))
-        rows = [(p, [*a, *ends]) for p, a in zip(prompts, ids, strict=True)]
-        self._ids = torch.tensor([p + a + [policy.pad_id] * (width - len(p) - len(a)) for p, a in rows])
-        self._labels = torch.tensor([[-100] * len(p) + a + [-100] * (width - len(p) - len(a)) for p, a in rows])
-        self._attention = torch.tensor([[1] * (len(p) + len(a)) + [0] * (width - len(p) - len(a)) for p, a in rows])
+        rows, labels = [], []
+        for prompt, problem in zip(policy.encode(problems), problems, strict=True):
+            parts = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in problem.shown]
+            parts[-1].append(policy.tokenizer.eos_token_id)
+            rows.append(prompt + [i for part in parts for i in part])
+            own = [i if place % 2 == 0 else IGNORED for place, part in enumerate(parts) for i in part]
+            labels.append([IGNORED] * len(prompt) + own)
+        width = max(map(len, rows))
+        self._ids = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in rows])
+        self._labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in labels])
+        self._attention = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
 
     def loss(self, picked: torch.Tensor) -> torch.Tensor:
         """Cross-entropy per answer token of these rows."""
@@ -172,7 +176,7 @@ def showing_all(problems: Sequence[Problem], wanted: int) -> list[Problem]:
     first: list[Problem] = []
     rest: list[Problem] = []
     for problem in problems:
-        new = set(problem.answer or "") - seen
+        new = set("".join(problem.shown)) - seen
         (first if new else rest).append(problem)
         seen |= new
     return [*first, *rest][:wanted]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tightrein.engines.language.answers import ask, earned
 from tightrein.engines.language.models import Policy
+from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.rewards import Reward
-from tightrein.engines.language.sampling import Decoding, sample
-from tightrein.engines.language.tasks import Problem
+from tightrein.engines.language.sampling import Decoding
+from tightrein.engines.language.turns import Dialogue
 
 AT_ONCE = 512  # problems answered in one batch
 CORRECT = 1.0 - 1e-6  # a reward from here on is an exact match
@@ -30,11 +32,11 @@ def evaluate(
     reward: Reward,
     decoding: Decoding,
     generator: torch.Generator | None = None,
+    dialogue: Dialogue | None = None,
 ) -> Evaluation:
     """One answer of the policy to each problem, scored. `decoding.greedy` leaves nothing random."""
     rewards: list[float] = []
     for start in range(0, len(problems), AT_ONCE):
-        some = problems[start : start + AT_ONCE]
-        samples = sample(policy.model, policy.encode(some), 1, decoding, generator)
-        rewards += reward(some, policy.decode(samples.completions, samples.mask))
+        answers = ask(policy, problems[start : start + AT_ONCE], 1, decoding, generator, dialogue)
+        rewards += earned(answers, reward).outcome.tolist()
     return Evaluation(sum(r >= CORRECT for r in rewards) / len(rewards), sum(rewards) / len(rewards))

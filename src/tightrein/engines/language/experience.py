@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,14 +18,25 @@ from tightrein.engines.language.sampling import Samples
 class Batch:
     """Token rows, and what is known of them before `method.prepare`; `figures` are logged.
 
-    figures: `tokens` (the policy's own) becomes tokens_per_second. sampled: whether `samples.logp` are the sampler's;
-    where they are not, the learner computes the old log-probabilities.
+    figures: `tokens` (those in the masks) becomes tokens_per_second. exact: whether the present policy itself sampled
+    them, and not an older one or a copy of lower precision. after: fields of Decisions that the method's own update
+    is to find, as they are once the policy has moved.
     """
 
     samples: Samples
     decisions: tr.Decisions
     figures: dict[str, float]
-    sampled: bool = True
+    exact: bool = True
+    after: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def written(self) -> Tensor:
+        """1 for rows that the policy did not sample, so that `samples.logp` says nothing of them: [B]."""
+        if self.decisions.chosen is not None:
+            return torch.ones_like(self.samples.mask[:, 0])
+        if self.decisions.demonstration is not None:
+            return self.decisions.demonstration
+        return torch.zeros_like(self.samples.mask[:, 0])
 
 
 class Experience(Protocol):
@@ -55,12 +66,16 @@ def take(decisions: tr.Decisions, rows: Tensor) -> tr.Decisions:
     return tr.Decisions(**{name: _rows(field, rows) for name, field in fields_of(decisions).items()})
 
 
+def in_time(name: str, array: Tensor) -> bool:
+    """Whether the field's second axis is T."""
+    return array.ndim == 2 and "T" in tr.decisions.FIELDS[name][0]
+
+
 def joined(parts: Sequence[tr.Decisions], width: int) -> tr.Decisions:
     """Several Decisions as one, padded to `width`; a field that only some of them have is left out."""
 
     def padded(name: str, array: Tensor) -> Tensor:
-        in_time = array.ndim == 2 and "T" in tr.decisions.FIELDS[name][0]
-        return torch.nn.functional.pad(array, (0, width - array.shape[1])) if in_time else array
+        return torch.nn.functional.pad(array, (0, width - array.shape[1])) if in_time(name, array) else array
 
     each = [fields_of(part) for part in parts]
     shared = [name for name in each[0] if all(name in one for one in each)]

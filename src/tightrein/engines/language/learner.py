@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import tightrein as tr
-from tightrein.engines.language.experience import Batch, take
-from tightrein.engines.language.logprobs import logprobs
+from tightrein.arrays import masked_mean
+from tightrein.engines.language import state as states
+from tightrein.engines.language.config import Plan
+from tightrein.engines.language.critic import Critic
+from tightrein.engines.language.experience import Batch
+from tightrein.engines.language.logprobs import view_all
+from tightrein.engines.language.minibatches import minibatches
 from tightrein.engines.language.models import Policy
-from tightrein.engines.language.sampling import Samples
+from tightrein.engines.language.observe import Observer, Work
 from tightrein.errors import TightreinError
 
 CHECKED = 8  # rows whose sampled log-probabilities are compared with a fresh forward pass
@@ -20,85 +25,107 @@ CHECKED = 8  # rows whose sampled log-probabilities are compared with a fresh fo
 class Learner:
     """The method, its optimizer and its state, on one policy.
 
-    reference: the model whose log-probabilities are `logp_ref`, where the method reads them.
+    reference: the model whose log-probabilities are `logp_ref`, where the method reads them. critic: where it reads
+    values. prompts: how many there are, for what the method remembers of each.
     """
 
     def __init__(
-        self, policy: Policy, method: Any, epochs: int, minibatches: int, temperature: float, steps: int,
-        reference: Any = None,
+        self, policy: Policy, method: Any, plan: Plan, temperature: float, *, prompts: int = 0, reference: Any = None,
+        critic: Critic | None = None,
     ) -> None:  # fmt: skip
-        self._policy, self._method, self.reference = policy, method, reference
-        self._epochs, self._minibatches, self._temperature = epochs, minibatches, temperature
-        self.optimizer, self.schedule = method.step.torch(policy.trained, steps)
-        self.state: dict[str, Any] = dict(method.init())
+        self._policy, self._method, self._plan, self._temperature = policy, method, plan, temperature
+        self.reference, self.critic = reference, critic
+        self._observer = Observer(policy, method, temperature, reference, critic)
+        self.optimizer, self.schedule = method.step.torch(policy.trained, plan.gradient_steps, policy.out_axes)
+        self.state: dict[str, Any] = states.start(method, prompts, policy.device)
 
-    def update(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self._policy.device
+
+    @property
+    def moves(self) -> bool:
+        """Whether the reference follows the policy."""
+        return self._observer.moves
+
+    def update(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, float]:
         """All epochs and minibatches of an iteration, and the method's own update; returns means of the stats.
+
+        progress: share of the training that is done by then, in [0, 1].
 
         Raises:
             TightreinError: a loss that is not finite; the parameters are still those of the step before.
         """
-        decisions = self._method.prepare(self._observed(batch), self.state)
-        stats: list[dict[str, float]] = []
-        for _ in range(self._epochs):
-            order = torch.randperm(decisions.mask.shape[0], generator=generator).to(decisions.mask.device)
-            stats += [self._step(batch, decisions, rows) for rows in order.chunk(self._minibatches)]
+        work = self._prepared(batch, generator)
+        stats = [self._step(work.take(rows)) for rows in self._minibatches(work, generator)]
         if self._method.stateful:
-            self._update_state(batch, decisions)
-        return {name: sum(each[name] for each in stats) / len(stats) for name in stats[-1]}
+            with torch.no_grad():
+                after = self._observer.now(work).replace(**batch.after())
+            self.state = dict(self._method.update(self.state, after, progress))
+        return _means(stats)
+
+    def fit_values(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """All epochs and minibatches for the critic alone; the policy stays as it is."""
+        work = self._prepared(batch, generator)
+        return _means([self._value_step(work.take(rows)) for rows in self._minibatches(work, generator)])
 
     def check(self, batch: Batch, *, everything: bool = False) -> float:
         """Largest difference between sampled log-probabilities and those of a fresh forward pass, on some rows."""
-        size = batch.samples.mask.shape[0]
-        count = size if everything else min(size, CHECKED)
-        rows = torch.linspace(0, size - 1, count).long().to(batch.samples.mask.device)
-        samples = batch.samples.take(rows)
-        training = self._policy.model.training
-        self._policy.model.eval()
-        with torch.no_grad():
-            logp, _ = self._forward(self._policy.model, samples)
-        self._policy.model.train(training)
+        sampled = (batch.written == 0).nonzero()[:, 0]
+        count = len(sampled) if everything else min(len(sampled), CHECKED)
+        samples = batch.samples.take(sampled[torch.linspace(0, len(sampled) - 1, count).long().to(sampled.device)])
+        logp = view_all(self._policy.model, samples, self._temperature).logp
         return float(((logp - samples.logp).abs() * samples.mask).max())
 
-    def _observed(self, batch: Batch) -> tr.Decisions:
-        """The decisions with what the frozen models make of them."""
-        if self.reference is None:
-            return batch.decisions
-        self.reference.eval()
-        with torch.no_grad():
-            return batch.decisions.replace(logp_ref=self._forward(self.reference, batch.samples)[0])
+    def _prepared(self, batch: Batch, generator: torch.Generator) -> Work:
+        work = self._observer.before(batch, generator)
+        return Work(work.samples, self._method.prepare(work.decisions, self.state), work.kept)
 
-    def _forward(self, model: Any, samples: Samples, **options: Any) -> tuple[Tensor, Tensor]:
-        return logprobs(
-            model, samples.ids, samples.attention, samples.mask.shape[1], self._temperature, **options
-        )
+    def _minibatches(self, work: Work, generator: torch.Generator) -> list[Tensor]:
+        group, whole = work.decisions.group, self._method.objective.whole_groups
+        each = (minibatches(group, self._plan.minibatches, generator, whole=whole) for _ in range(self._plan.epochs))
+        return [rows for epoch in each for rows in epoch]
 
-    def _step(self, batch: Batch, decisions: tr.Decisions, rows: Tensor) -> dict[str, float]:
-        loss = self._method.loss(self._seen(batch, decisions, rows), self.state)
+    def _step(self, work: Work) -> dict[str, float]:
+        loss = self._method.loss(self._observer.now(work), self.state)
         value = float(loss.value.detach())
+        if not math.isfinite(value):
+            raise TightreinError(
+                f"the loss is {value}; the last checkpoint is intact",
+                "lower --learning-rate or set step.max_grad_norm, then go on with --resume or start again",
+            )
         self.optimizer.zero_grad()
         if loss.value.requires_grad:
             loss.value.backward()
-        limit = self._method.step.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self._policy.trained, float("inf") if limit is None else limit)
-        if not (torch.isfinite(loss.value.detach()) and torch.isfinite(norm)):
-            raise TightreinError(
-                f"the loss is {value}, the norm of its gradient {float(norm)}; the last checkpoint is intact",
-                "lower --learning-rate or set step.max_grad_norm, then go on with --resume or start again",
-            )
+        scale = self.optimizer.param_groups[0]["lr"] / self.schedule.base_lrs[0]
         self.optimizer.step()
+        if self.critic is not None:
+            self.critic.step(scale)
         self.schedule.step()
-        return {"loss": value, "grad_norm": float(norm), **{name: float(x) for name, x in loss.stats.items()}}
+        self._follow(self.schedule.last_epoch)
+        return {"loss": value, **self.optimizer.figures, **{name: float(x) for name, x in loss.stats.items()}}
 
-    def _seen(self, batch: Batch, decisions: tr.Decisions, rows: Tensor) -> tr.Decisions:
-        """The decisions at these rows, with what the present policy makes of them."""
-        samples = batch.samples.take(rows)
-        logp, entropy = self._forward(
-            self._policy.model, samples, entropy_gradient="entropy" in self._method.needs
-        )
-        return take(decisions, rows).replace(logp=logp, entropy=entropy)
+    @torch.no_grad()
+    def _follow(self, step: int) -> None:
+        """Moves the reference towards the policy, where the method wants it to follow."""
+        weight = self._method.anchor.mix(step) if self.moves else 0.0
+        if weight:
+            for held, present in zip(self.reference.parameters(), self._policy.model.parameters(), strict=True):
+                held.lerp_(present, weight)
 
-    def _update_state(self, batch: Batch, decisions: tr.Decisions) -> None:
-        with torch.no_grad():
-            after = self._seen(batch, decisions, torch.arange(decisions.mask.shape[0], device=decisions.mask.device))
-        self.state = dict(self._method.update(self.state, after))
+    def _value_step(self, work: Work) -> dict[str, float]:
+        """A step of the critic on the hidden states as they are."""
+        objective, critic = self._method.objective, self.critic
+        if critic is None:
+            raise TightreinError(f"{self._method.key} has no value estimate to fit", "set training.value_pretraining=0")
+        hidden = view_all(self._policy.model, work.samples, self._temperature, head=lambda states: states).value
+        d = work.decisions.replace(value=critic(hidden))
+        loss = masked_mean(objective.value(d), objective.value.weights(d))
+        loss.backward()
+        critic.step()
+        return {"value_loss": float(loss.detach())}
+
+
+def _means(stats: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(each[name] for each in stats) / len(stats) for name in stats[-1]}

@@ -1,22 +1,83 @@
-"""Log-probabilities of completions under a model, in the one place that knows how they are computed."""
+"""Log-probabilities, values and distributions of completions under a model: the one place where they are computed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tightrein.engines.language.sampling import positions_of
+from tightrein.distributions import Categorical
+from tightrein.engines.language.sampling import Samples, positions_of
+
+ABSENT = -27.6  # log-probability (about 1e-12) given to the slots of tokens that are not kept
+LOGITS = 2**27  # in one forward pass without gradient, at most
 
 
-def logprobs(
-    model: Any, ids: Tensor, attention: Tensor, span: int, temperature: float = 1.0, *, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(log-probability, entropy in nats), each [B, T], of the last `span` = T tokens of `ids` [B, L].
+@dataclass(frozen=True)
+class Keeping:
+    """How many tokens of a distribution to keep: the fewest with this mass, `count` at most."""
 
-    attention: [B, L]. Both are of the distribution softmax(logits / temperature), in float32. The entropy carries a
-    gradient only if asked for, as keeping what its backward needs costs memory.
+    count: int
+    mass: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """K tokens per decision for which whole distributions are compared.
+
+    index: [B, T, K] token ids. held: [B, T, K], False in slots beyond the mass. action: [B, T], slot of the token chosen.
+    """
+
+    index: Tensor
+    held: Tensor
+    action: Tensor
+
+    @classmethod
+    def of(cls, everything: Tensor, chosen: Tensor, keeping: Keeping) -> Kept:
+        """Those with the old policy's mass, and the chosen one in any case.
+
+        everything: [B, T, V] log-probabilities of the old policy. chosen: [B, T] token ids.
+        """
+        ranked, index = everything.topk(min(keeping.count, everything.shape[-1]), -1)
+        probability = ranked.exp()
+        held = probability.cumsum(-1) - probability < keeping.mass
+        same = index == chosen[..., None]
+        index[..., -1] = torch.where(same.any(-1), index[..., -1], chosen)
+        same = index == chosen[..., None]
+        return cls(index, held | same, same.int().argmax(-1))
+
+    def distribution(self, everything: Tensor) -> Categorical:
+        """The distribution over the kept tokens, from log-probabilities [B, T, V] of all."""
+        return Categorical(everything.gather(-1, self.index).masked_fill(~self.held, ABSENT))
+
+    def take(self, rows: Tensor) -> Kept:
+        """Those of these rows."""
+        return Kept(self.index[rows], self.held[rows], self.action[rows])
+
+
+@dataclass(frozen=True)
+class View:
+    """What a model makes of the decisions in some rows: [B, T] each; the last three only where asked for."""
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor | None = None
+    dist: Categorical | None = None
+    kept: Kept | None = None
+
+
+def view(
+    model: Any, ids: Tensor, attention: Tensor, span: int, temperature: float = 1.0, *, entropy_gradient: bool = False,
+    head: Callable[[Tensor], Tensor] | None = None, kept: Kept | Keeping | None = None,
+) -> View:  # fmt: skip
+    """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions.
+
+    attention: [B, L]. Probabilities are those of softmax(logits / temperature), in float32. The entropy carries a
+    gradient only if asked for, as keeping what its backward needs costs memory. head: values from the hidden states
+    [B, T, H] of the positions at which the decisions are made. kept: the tokens of `dist`, or how many.
     """
     output = model(
         input_ids=ids,
@@ -24,9 +85,42 @@ def logprobs(
         position_ids=positions_of(attention),
         use_cache=False,
         logits_to_keep=span + 1,
+        **({} if head is None else {"output_hidden_states": True}),
     )
     everything = torch.log_softmax(output.logits[:, :-1].float() / temperature, -1)
-    chosen = everything.gather(2, ids[:, -span:, None])[..., 0]
+    chosen = ids[:, -span:]
+    if isinstance(kept, Keeping):
+        kept = Kept.of(everything, chosen, kept)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(everything.exp() * everything).sum(-1)
-    return chosen, entropy
+    return View(
+        everything.gather(2, chosen[..., None])[..., 0],
+        entropy,
+        None if head is None else head(output.hidden_states[-1][:, -span - 1 : -1]),
+        None if kept is None else kept.distribution(everything),
+        kept,
+    )
+
+
+@torch.no_grad()
+def view_all(model: Any, samples: Samples, temperature: float = 1.0, **options: Any) -> View:
+    """As `view`, without gradient and dropout, in as many passes as memory wants. The model's mode is put back."""
+    size, span = samples.mask.shape
+    at_once = max(1, LOGITS // (span * int(model.config.get_text_config().vocab_size)))
+    training = model.training
+    model.eval()
+    try:
+        some = [samples.take(rows) for rows in torch.arange(size, device=samples.mask.device).split(at_once)]
+        return _together([view(model, s.ids, s.attention, span, temperature, **options) for s in some])
+    finally:
+        model.train(training)
+
+
+def _together(parts: list[Any]) -> Any:
+    """Dataclasses of tensors as one, row after row."""
+    if len(parts) == 1 or parts[0] is None:
+        return parts[0]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    names = [f.name for f in fields(parts[0])]
+    return type(parts[0])(*(_together([getattr(part, name) for part in parts]) for name in names))

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
+from tightrein.anchor.reference import Frozen
 from tightrein.engines.language import checkpointing, embedded
+from tightrein.engines.language.critic import critic_for
 from tightrein.engines.language.evaluate import evaluate
 from tightrein.engines.language.experience import Batch
 from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.sources import Setup, experience
+from tightrein.engines.language.setup import Setup
+from tightrein.engines.language.sources import experience
+from tightrein.engines.language.written import Demonstrations, likelihoods
 from tightrein.runs import Checkpoint, Interrupt, Run
 
 LEARNABLE = 0.05  # exact match after fine-tuning below which a user is warned
@@ -39,10 +43,10 @@ class Training:
         checkpoint = self._run.latest() if self._config.resume else None
         self._begin(checkpoint)
         label = f"{self._config.method} on {self._task.name} ({self._config.model})"
-        with self._run.progress(plan.updates, label, start=self._update) as progress:
-            while self._update < plan.updates and not stop.requested:
+        with self._run.progress(plan.total, label, start=self._update) as progress:
+            while self._update < plan.total and not stop.requested:
                 progress.update(self._update + 1, **self._advance())
-        if stop.requested and self._update < plan.updates:
+        if stop.requested and self._update < plan.total:
             self._interrupted()
         return self._summary(time.monotonic() - began)
 
@@ -50,11 +54,7 @@ class Training:
         """The models and the optimizer as they are at the start or at the checkpoint."""
         if self._config.embedded and checkpoint is None:
             self._warm()
-        self._learner = Learner(
-            self._policy, self._setup.method, self._plan.epochs, self._plan.minibatches,
-            self._setup.decoding.temperature, self._plan.gradient_steps,
-            self._policy.reference() if self._reads_reference else None,
-        )  # fmt: skip
+        self._learner = self._make_learner()
         self._experience = experience(self._setup)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -62,9 +62,14 @@ class Training:
         self._run.log(0, **self._warm_up, **self._evaluate())
         self._save()
 
-    @property
-    def _reads_reference(self) -> bool:
-        return "logp_ref" in self._setup.method.needs | self._setup.method.prepare_needs
+    def _make_learner(self) -> Learner:
+        method = self._setup.method
+        reads = method.needs | method.prepare_needs
+        return Learner(
+            self._policy, method, self._plan, self._setup.decoding.temperature, prompts=len(self._task.asked),
+            reference=self._policy.reference(follows=method.anchor != Frozen()) if "logp_ref" in reads else None,
+            critic=critic_for(self._config, self._policy, method) if "value" in reads else None,
+        )  # fmt: skip
 
     def _warm(self) -> None:
         began = time.monotonic()
@@ -86,12 +91,14 @@ class Training:
         batch = self._experience.next(self._update, self._learner.state)
         collected = time.monotonic() - began
         check = self._check(batch)
-        stats = self._learner.update(batch, self._order)
         self._update += 1
+        stats = self._learn(batch)
         figures = dict(batch.figures)
-        speed = {"tokens_per_second": figures.pop("tokens") / collected, "seconds": time.monotonic() - began}
+        seconds = time.monotonic() - began
+        spent = seconds if bool(batch.written.all()) else collected
+        speed = {"tokens_per_second": figures.pop("tokens") / spent, "seconds": seconds}
         line = {**figures, **stats, **check, **speed}
-        last = self._update == self._plan.updates
+        last = self._update == self._plan.total
         if last or self._update % self._plan.eval_every == 0:
             line |= self._evaluate()
         self._run.log(self._update, **line)
@@ -99,10 +106,19 @@ class Training:
             self._save()
         return {shown: line[name] for name, shown in SHOWN.items() if name in line}
 
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """The critic alone at first, where the method wants that; then the policy."""
+        done = self._update - self._plan.value_pretraining
+        if done <= 0:
+            return self._learner.fit_values(batch, self._order)
+        return self._learner.update(batch, self._order, done / self._plan.updates)
+
     def _check(self, batch: Batch) -> dict[str, float]:
-        if not batch.sampled:
+        if bool(batch.written.all()):
             return {}
         check = self._learner.check(batch, everything=self._update == 0)
+        if not batch.exact:  # they are meant to differ
+            return {"logp_gap": check}
         if check > TOLERANCE and not self._warned:
             self._warned = True
             print(
@@ -113,22 +129,35 @@ class Training:
         return {"logp_check": check}
 
     def _evaluate(self) -> dict[str, float]:
-        result = evaluate(self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy)
+        return {**self._answers(), **self._likelihoods()}
+
+    def _likelihoods(self) -> dict[str, float]:
+        """Of held-out answers that others wrote, where the method learns from such."""
+        if not isinstance(self._experience, Demonstrations):
+            return {}
+        return likelihoods(
+            self._experience.held(), self._policy, self._learner.reference, self._setup.decoding.temperature
+        )
+
+    def _answers(self) -> dict[str, float]:
+        """How good the policy's own are, where that can be said."""
+        if self._task.reward is None:
+            return {}
+        result = evaluate(
+            self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy, dialogue=self._task.dialogue
+        )
         self._evaluated[str(self._update)] = result.accuracy
         return {"eval_accuracy": result.accuracy, "eval_reward": result.reward}
 
     def _save(self) -> None:
         """The reference of a run that began from a folder is read from there again; the embedded one is saved."""
-        arrays = checkpointing.to_arrays(self._policy, self._learner.optimizer, whole=self._config.embedded)
-        reference = self._learner.reference
-        if self._config.embedded and reference is not None and not self._policy.lora:
-            arrays |= checkpointing.reference_arrays(reference)
-        arrays |= checkpointing.under("experience.", self._experience.arrays())
-        extra = {
-            "update": self._update, "evaluated": self._evaluated,
-            "state": {path: float(value) for path, value in self._learner.state.items()},
-            "schedule": self._learner.schedule.last_epoch,
-        }  # fmt: skip
+        learner = self._learner
+        arrays = {
+            **checkpointing.to_arrays(self._policy, learner.optimizer, whole=self._config.embedded),
+            **checkpointing.learner_arrays(learner, fixed=self._config.embedded and not self._policy.lora),
+            **checkpointing.under("experience.", self._experience.arrays()),
+        }
+        extra = {"update": self._update, "evaluated": self._evaluated, "schedule": learner.schedule.last_epoch}
         self._run.checkpoint(self._update, {**arrays, "order": self._order.get_state().numpy()}, extra)
         self._saved = self._update
 
@@ -136,12 +165,9 @@ class Training:
         arrays, extra = checkpoint.arrays, checkpoint.extra
         learner = self._learner
         checkpointing.restore(arrays, self._policy, learner.optimizer, learner.schedule, extra["schedule"])
-        saved = checkpointing.within(arrays, "reference.")
-        if saved:
-            checkpointing.load(learner.reference, saved)
+        checkpointing.restore_learner(arrays, learner)
         self._experience.restore(checkpointing.within(arrays, "experience."))
         self._order.set_state(torch.from_numpy(arrays["order"].copy()))
-        learner.state = extra["state"]
         self._update, self._evaluated = extra["update"], extra["evaluated"]
         self._saved = checkpoint.step
 
@@ -152,7 +178,7 @@ class Training:
             print(f"stopped after update {self._update}; --resume goes on from there", flush=True)
 
     def _summary(self, seconds: float) -> dict[str, Any]:
-        done = self._update >= self._plan.updates
+        done = self._update >= self._plan.total
         summary = {
             "method": self._config.method, "task": self._task.name, "model": self._config.model,
             "step": self._update, "interrupted": not done, "folder": str(self._config.folder),
@@ -161,5 +187,7 @@ class Training:
         }  # fmt: skip
         if done:
             self._policy.save(self._config.folder / "model")
+            if self._learner.critic is not None:
+                self._learner.critic.save(self._config.folder / "model")
             self._run.finish(summary)
         return summary

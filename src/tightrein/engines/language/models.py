@@ -12,7 +12,7 @@ import torch
 
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.datasets import first_line
-from tightrein.engines.language.tasks import Problem, Prompt
+from tightrein.engines.language.problems import Problem, Prompt
 from tightrein.errors import TightreinError, require
 
 
@@ -36,6 +36,18 @@ class Policy:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
+    def out_axes(self) -> list[int | None]:
+        """Of each parameter in `trained`: the axis of its outputs if it is a hidden layer's matrix, else None."""
+        transposed = require("transformers.pytorch_utils", "language").Conv1D
+        head = self.model.get_output_embeddings()
+        axes = {
+            id(module.weight): int(isinstance(module, transposed))
+            for module in self.model.modules()
+            if isinstance(module, (torch.nn.Linear, transposed)) and module is not head
+        }
+        return [axes.get(id(p)) for p in self.trained]
+
+    @property
     def pad_id(self) -> int:
         """Token that fills rows; it is never attended to."""
         pad = self.tokenizer.pad_token_id
@@ -52,15 +64,29 @@ class Policy:
         """Token ids of each prompt."""
         return [self._encode(problem.prompt) for problem in problems]
 
+    def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
+        """Token ids of an answer that somebody else wrote, as the model would write it: up to its end token."""
+        text = answer
+        if self._templated(prompt):
+            said = [*self._messages(prompt), {"role": "assistant", "content": answer}]
+            asked, whole = self._rendered(prompt), self.tokenizer.apply_chat_template(said, tokenize=False)
+            # A template that shows a prompt otherwise once it is answered says nothing of how answers look.
+            text = whole.removeprefix(asked) if whole.startswith(asked) else answer
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ends = [place for place, token in enumerate(ids) if token in self.eos_ids]
+        return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id or min(self.eos_ids)]
+
     def decode(self, completions: torch.Tensor, mask: torch.Tensor) -> list[str]:
         """Texts of completions [B, T] without their padding and special tokens."""
         lengths = mask.sum(1).long().tolist()
         rows = [row[:n] for row, n in zip(completions.tolist(), lengths, strict=True)]
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
-    def reference(self) -> Any:
-        """A frozen copy of the model as it is now; with LoRA a view of it without its adapters."""
-        return _WithoutAdapters(self.model) if self.lora else copy.deepcopy(self.model).eval().requires_grad_(False)
+    def reference(self, *, follows: bool = False) -> Any:
+        """A frozen copy of the model as it is now; with LoRA, unless it `follows`, a view of it without its adapters."""
+        if self.lora and not follows:
+            return _WithoutAdapters(self.model)
+        return copy.deepcopy(self.model).eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
         """Write the model (adapters merged) and the tokenizer as a Hugging Face folder."""
@@ -69,31 +95,49 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        templated = not isinstance(prompt, str) or prompt_is_question(self.tokenizer)
-        if not templated:
+        if not self._templated(prompt):
             return list(self.tokenizer(prompt)["input_ids"])
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return list(self.tokenizer(self._rendered(prompt), add_special_tokens=False)["input_ids"])
+
+    def _templated(self, prompt: Prompt) -> bool:
+        return not isinstance(prompt, str) or prompt_is_question(self.tokenizer)
+
+    def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+    def _rendered(self, prompt: Prompt) -> str:
+        """The prompt as the chat template shows it, up to where the answer begins."""
         if self.tokenizer.chat_template is None:
             raise TightreinError(
                 "the prompts are conversations, but the model's tokenizer has no chat template",
                 "use an instruction-tuned model, or plain text prompts",
             )
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        messages = self._messages(prompt)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 class _WithoutAdapters:
     """Calls the model with its LoRA adapters switched off: the policy before training."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model, self.config = model, model.config
 
     def __call__(self, **inputs: Any) -> Any:
         with self._model.disable_adapter():
             return self._model(**inputs)
 
+    @property
+    def training(self) -> bool:
+        """The mode is the model's own."""
+        return bool(self._model.training)
+
     def eval(self) -> None:
-        """It has no mode of its own."""
+        """Without dropout."""
+        self._model.eval()
+
+    def train(self, mode: bool) -> None:
+        """With dropout, or without."""
+        self._model.train(mode)
 
 
 def prompt_is_question(tokenizer: Any) -> bool:

@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tightrein.errors import TightreinError, unknown
+from tightrein.engines.language.named import find
+from tightrein.engines.language.problems import Problem
+from tightrein.engines.language.turns import Answer, final, text_of
+from tightrein.errors import TightreinError
 
-if TYPE_CHECKING:
-    from tightrein.engines.language.tasks import Problem
+Reward = Callable[[Sequence[Problem], Sequence[Answer]], list[float]]
 
-Reward = Callable[[Sequence["Problem"], Sequence[str]], list[float]]
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several rewards; called, it gives their weighted sum."""
+
+    members: tuple[Reward, ...]
+    weights: tuple[float, ...]
+
+    def scores(self, problems: Sequence[Problem], completions: Sequence[Answer]) -> list[list[float]]:
+        """What each of the K rewards says of each of the B answers: [B][K]."""
+        columns = [member(problems, completions) for member in self.members]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def __call__(self, problems: Sequence[Problem], completions: Sequence[Answer]) -> list[float]:
+        """A Reward."""
+        return [self.total(row) for row in self.scores(problems, completions)]
+
+    def total(self, scores: Sequence[float]) -> float:
+        """The reward of an answer with these scores."""
+        return sum(weight * score for weight, score in zip(self.weights, scores, strict=True))
+
+
+def ensemble(functions: Sequence[str | Callable[..., Any]], weights: Sequence[float] = ()) -> Reward:
+    """These reward functions, or names, as one; without weights all count once.
+
+    Raises:
+        TightreinError: not as many weights as functions, and see `as_reward`.
+    """
+    if weights and len(weights) != len(functions):
+        raise TightreinError(
+            f"there are {len(functions)} reward functions and {len(weights)} weights",
+            "give --reward-weights one number for each --reward",
+        )
+    members = tuple(as_reward(function) for function in functions)
+    plain = len(members) == 1 and not weights
+    return members[0] if plain else Ensemble(members, tuple(weights) or (1.0,) * len(members))
+
+
+def exact(problems: Sequence[Problem], completions: Sequence[Answer]) -> list[float]:
+    """The reward where nobody gives one: 1 for the very answer that was written for the problem, else 0."""
+    pairs = zip(problems, completions, strict=True)
+    return [float(final(text).strip() == (problem.answer or "").strip()) for problem, text in pairs]
 
 
 def entry_reward(name: str, score: Callable[..., float]) -> Reward:
-    """The reward of a reasoning-gym task: its own score of the stripped completion."""
+    """The reward of a reasoning-gym task: its own score of the stripped completion, in turns of the last one."""
 
-    def reward(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+    def reward(problems: Sequence[Problem], completions: Sequence[Answer]) -> list[float]:
         values = []
         for row, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
+            text = final(completion).strip()
             try:
-                value = score(completion.strip(), problem.columns["entry"])
+                value = score(text, problem.columns["entry"])
             except Exception as error:  # a scorer that chokes on an answer says: wrong... or has a fault
-                raise _raised(f"score_answer of {name}", error, f"row {row}, answer {completion[:60]!r}") from error
+                raise _raised(f"score_answer of {name}", error, f"row {row}, answer {text[:60]!r}") from error
             values.append(_number(f"score_answer of {name}", row, value))
         return values
 
@@ -40,10 +82,10 @@ def as_reward(function: str | Callable[..., Any]) -> Reward:
     Raises:
         TightreinError: it cannot be found; later, when it raises or returns what is no finite number per row.
     """
-    call = function if callable(function) else _find(function)
+    call = function if callable(function) else find(function, "--reward", "reward function")
     name = function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)
 
-    def reward(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+    def reward(problems: Sequence[Problem], completions: Sequence[Answer]) -> list[float]:
         try:
             values = call(
                 prompts=[problem.prompt for problem in problems],
@@ -57,9 +99,11 @@ def as_reward(function: str | Callable[..., Any]) -> Reward:
     return reward
 
 
-def _as_prompted(problem: Problem, completion: str) -> Any:
-    """The completion as TRL hands it over: a message when the prompt is a conversation."""
-    return completion if isinstance(problem.prompt, str) else [{"role": "assistant", "content": completion}]
+def _as_prompted(problem: Problem, completion: Answer) -> Any:
+    """The completion as TRL hands it over: messages when the prompt is a conversation, and text when it is one."""
+    if isinstance(problem.prompt, str):
+        return text_of(completion)
+    return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion.messages
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
@@ -109,36 +153,3 @@ def _line_of(error: Exception) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else f"; {Path(trace.tb_frame.f_code.co_filename).name} line {trace.tb_lineno}"
-
-
-def _find(name: str) -> Callable[..., Any]:
-    source, colon, function = name.rpartition(":")
-    if not (colon and source and function):
-        raise TightreinError(
-            f"--reward {name} is not module:function or file.py:function", "for example rewards.py:exact"
-        )
-    try:
-        module = _load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except TightreinError:
-        raise
-    except Exception as error:  # importing runs somebody else's code
-        raise TightreinError(
-            f"{source} (for --reward {name}) cannot be imported: {type(error).__name__}: {error}",
-            "correct it, or the path to it",
-        ) from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise unknown(f"function in {source}", function, [n for n in vars(module) if callable(getattr(module, n))])
-    return found  # type: ignore[no-any-return]
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise TightreinError(f"there is no file {path} with a reward function", "give --reward FOLDER/FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise TightreinError(f"{path} is not a Python file", "give --reward FOLDER/FILE.py:FUNCTION")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look their module up by name
-    spec.loader.exec_module(module)
-    return module

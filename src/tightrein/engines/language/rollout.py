@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import tightrein as tr
+from tightrein.engines.language.answers import Answers, ask, earned
 from tightrein.engines.language.evaluate import CORRECT
 from tightrein.engines.language.experience import Batch, fields_of, joined, take
 from tightrein.engines.language.models import Policy
+from tightrein.engines.language.prefixes import Resets, steps
+from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.rewards import Reward
-from tightrein.engines.language.sampling import Decoding, Samples, join, sample
-from tightrein.engines.language.tasks import Problem, Task
+from tightrein.engines.language.sampling import Decoding, Samples, join
+from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.turns import Dialogue
+from tightrein.errors import TightreinError
 
 Prompts = Callable[[int], list[tuple[int, Problem]]]  # the next so many (index, problem) of the stream
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Collects the policy's answers to prompts."""
+    """Collects the policy's answers to prompts.
+
+    steps: where reasoning steps end (see prefixes.steps), for methods that estimate values by sampling.
+    """
 
     policy: Policy
     reward: Reward
@@ -31,6 +38,8 @@ class Collector:
     decoding: Decoding
     prompts: int
     group_size: int
+    dialogue: Dialogue | None = None
+    steps: str = "newline"
 
     def collect(self, stream: Prompts, generator: torch.Generator) -> Batch:
         """A batch of `prompts` groups; with dynamic sampling as many of them as its rounds find."""
@@ -42,24 +51,25 @@ class Collector:
             found.append(one)
             kept += len(one.useful) if rounds > 1 else self.prompts
         rows = _rows(found, self.prompts * self.group_size) if rounds > 1 else None
-        return self._together(found, rows)
+        return self._valued(self._together(found, rows), [p for one in found for p in one.problems], rows, generator)
 
     def _round(self, drawn: list[tuple[int, Problem]], generator: torch.Generator, first_group: int) -> _Round:
         problems = [problem for _, problem in drawn]
-        samples = sample(self.policy.model, self.policy.encode(problems), self.group_size, self.decoding, generator)
-        each = [problem for problem in problems for _ in range(self.group_size)]
-        rewards = self.reward(each, self.policy.decode(samples.completions, samples.mask))
-        device = samples.mask.device
-        groups = torch.arange(len(drawn), device=device) + first_group
-        decisions = tr.Decisions(
-            logp_old=samples.logp,
-            mask=samples.mask,
-            reward=torch.tensor(rewards, dtype=torch.float32, device=device),
-            group=groups.repeat_interleave(self.group_size),
-            prompt=torch.tensor([index for index, _ in drawn], device=device).repeat_interleave(self.group_size),
-            truncated=_cut(samples),
-        )
-        return _Round(samples, decisions, self._useful(decisions))
+        answers = ask(self.policy, problems, self.group_size, self.decoding, generator, self.dialogue)
+        decisions = self._decisions(answers, [index for index, _ in drawn], first_group)
+        return _Round(answers.samples, decisions, answers.problems, self._useful(decisions))
+
+    def _decisions(self, answers: Answers, indices: list[int], first_group: int) -> tr.Decisions:
+        samples, found = answers.samples, earned(answers, self.reward)
+        prompt = torch.tensor(indices, device=samples.mask.device)
+        groups = torch.arange(len(indices), device=prompt.device) + first_group
+        fields = {
+            "logp_old": samples.logp, "logp_behaviour": samples.logp, "mask": samples.mask, "reward": found.reward,
+            "scores": found.scores, "group": groups.repeat_interleave(self.group_size),
+            "prompt": prompt.repeat_interleave(self.group_size), "truncated": _cut(samples), "turn": samples.turn,
+        }  # fmt: skip
+        asked = self.method.needs | self.method.prepare_needs
+        return tr.Decisions(**{name: x for name, x in fields.items() if name not in ON_DEMAND or name in asked})
 
     def _useful(self, decisions: tr.Decisions) -> list[int]:
         """Groups of which a selection that asks for more rounds keeps an answer."""
@@ -77,41 +87,50 @@ class Collector:
         width = samples.mask.shape[1]
         decisions = joined([one.decisions for one in found], width)
         figures = {**_figures(samples, decisions), "rounds": float(len(found))}
+        if self.dialogue is not None:
+            figures["turns_mean"] = float((samples.turn.amax(1) + 1).float().mean())
         if rows is not None:
             samples, decisions = samples.take(rows), take(decisions, rows)
         return Batch(samples, decisions, figures)
 
+    def _valued(
+        self, batch: Batch, problems: list[Problem], rows: Tensor | None, generator: torch.Generator
+    ) -> Batch:
+        """The batch with the values of its reasoning steps, where the method asks for them to be sampled."""
+        count = continuations(self.method)
+        if not count:
+            return batch
+        kept = problems if rows is None else [problems[row] for row in rows.tolist()]
+        step = steps(self.policy.tokenizer, batch.samples, self.steps)
+        resets = Resets(self.policy, self.reward, self.decoding, count)
+        values, made = resets.values(Answers(batch.samples, kept, ()), step, generator)
+        decisions = batch.decisions.replace(turn=step, value_old=values, bootstrap=torch.zeros_like(values[:, 0]))
+        return Batch(batch.samples, decisions, {**batch.figures, "continuations": float(made)})
 
-class Rollouts:
-    """Answers of the present policy to the task's prompts, drawn one pass after another (see Experience)."""
 
-    def __init__(self, collector: Collector, task: Task, seed: int) -> None:
-        self._collector, self._task, self._seed = collector, task, seed
-        self._generator = torch.Generator(collector.policy.device).manual_seed(seed)
-        self._cursor = 0
+ON_DEMAND = {"logp_behaviour", "scores", "turn"}  # fields that are there only where a method reads them
 
-    def next(self, update: int, state: Mapping[str, Any]) -> Batch:
-        """See Experience."""
-        return self._collector.collect(self._prompts, self._generator)
 
-    def arrays(self) -> dict[str, Any]:
-        """See Experience."""
-        return {"generator": self._generator.get_state().numpy(), "cursor": np.asarray(self._cursor)}
+def continuations(method: Any) -> int:
+    """From every reasoning step, how many continuations the method wants; 0: none."""
+    found = [part.samples for _, part in method.walk() if isinstance(part, tr.parts.MonteCarloValues)]
+    return max(found, default=0)
 
-    def restore(self, arrays: Mapping[str, Any]) -> None:
-        """See Experience."""
-        self._generator.set_state(torch.from_numpy(arrays["generator"].copy()))
-        self._cursor = int(arrays["cursor"])
 
-    def _prompts(self, count: int) -> list[tuple[int, Problem]]:
-        first, self._cursor = self._cursor, self._cursor + count
-        return self._task.batch(self._seed, first, count)
+def check_values(method: Any, task: Task) -> None:
+    """Raises TightreinError if the method wants continuations from the middle of answers in which somebody replies."""
+    if continuations(method) and task.dialogue is not None:
+        raise TightreinError(
+            f"{method.key} resets to the middle of answers, and with tools or games there is no way back",
+            "leave --tools out and choose another --task, or set credit.values=none to train a value head",
+        )
 
 
 @dataclass(frozen=True)
 class _Round:
     samples: Samples
     decisions: tr.Decisions
+    problems: list[Problem]
     useful: list[int]
 
 
@@ -130,9 +149,10 @@ def _cut(samples: Samples) -> Tensor:
 
 
 def _figures(samples: Samples, decisions: tr.Decisions) -> dict[str, float]:
+    outcome = decisions.outcome()
     return {
-        "reward_mean": float(decisions.reward.mean()),
-        "accuracy": float((decisions.reward >= CORRECT).float().mean()),
+        "reward_mean": float(outcome.mean()),
+        "accuracy": float((outcome >= CORRECT).float().mean()),
         "length_mean": float(samples.mask.sum(1).mean()),
         "truncated": float((~samples.ended).float().mean()),
         "tokens": float(samples.mask.sum()),

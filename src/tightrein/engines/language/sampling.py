@@ -18,19 +18,23 @@ class Samples:
     """B answers to B / group_size prompts, a group's answers one after another.
 
     prompts: [B, P] left-padded ids. prompt_mask: [B, P]. completions: [B, T] right-padded ids, the end token
-    included. mask: [B, T], 1 on what the model wrote. present: [B, T], 1 also on what a partner (a tool) said in
-    between. logp: [B, T] of each sampled token under the tempered distribution. earned: [B, T] rewards of the
-    partner, each on the last token of the turn it is for. ended: [B], False where a limit cut the answer.
+    included. mask: [B, T], 1 on what the model wrote. logp: [B, T] of each sampled token under the tempered
+    distribution. ended: [B], False where a limit cut the answer. present: [B, T], 1 also on what a partner (a tool)
+    said in between. earned: [B, T] rewards of the partner, each on the last token of the turn it is for.
     """
 
     prompts: Tensor
     prompt_mask: Tensor
     completions: Tensor
     mask: Tensor
-    present: Tensor
     logp: Tensor
-    earned: Tensor
     ended: Tensor
+    present: Tensor = None  # type: ignore[assignment]
+    earned: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "present", self.mask if self.present is None else self.present)
+        object.__setattr__(self, "earned", torch.zeros_like(self.mask) if self.earned is None else self.earned)
 
     @property
     def ids(self) -> Tensor:
@@ -84,6 +88,10 @@ class Decoding:
         """The same, but always the most probable token."""
         return replace(self, temperature=0.0)
 
+    def within(self, max_new_tokens: int) -> Decoding:
+        """The same with another limit of length."""
+        return replace(self, max_new_tokens=max_new_tokens)
+
 
 def positions_of(attention: Tensor) -> Tensor:
     """Position ids that start at 0 with the first real token of each row: [B, L]."""
@@ -109,8 +117,8 @@ def join(parts: Sequence[Samples], pad_id: int) -> Samples:
         return Samples(
             functional.pad(part.prompts, before, value=pad_id), functional.pad(part.prompt_mask, before),
             functional.pad(part.completions, after, value=pad_id), functional.pad(part.mask, after),
-            functional.pad(part.present, after), functional.pad(part.logp, after),
-            functional.pad(part.earned, after), part.ended,
+            functional.pad(part.logp, after), part.ended, functional.pad(part.present, after),
+            functional.pad(part.earned, after),
         )  # fmt: skip
 
     same = [padded(part) for part in parts]
@@ -186,13 +194,11 @@ class _Sampler:
             self._logits = output.logits[:, -1]
         used = t + 1
         completions, mask, logp = self._completions[:, :used], self._mask[:, :used], self._logp[:, :used]
-        earned, ended = torch.zeros_like(mask), self._ended
-        if self._partner is not None:
-            earned, closed = self._partner.verdict(used, mask.device)
-            ended = ended | closed
-        return Samples(
-            self._prompts, self._prompt_mask, completions, mask, self._present[:, :used], logp, earned, ended
-        )
+        samples = Samples(self._prompts, self._prompt_mask, completions, mask, logp, self._ended)
+        if self._partner is None:
+            return samples
+        earned, closed = self._partner.verdict(used, mask.device)
+        return replace(samples, present=self._present[:, :used], earned=earned, ended=self._ended | closed)
 
     def _prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         output = self._model(

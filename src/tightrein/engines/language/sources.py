@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from tightrein.engines.language.config import LanguageConfig, Plan
+from tightrein.engines.language import steps
 from tightrein.engines.language.experience import Experience
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.rollout import Collector, Rollouts
-from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.tasks import Task
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run is made of; all that a source of experience may ask for."""
-
-    config: LanguageConfig
-    plan: Plan
-    task: Task
-    policy: Policy
-    method: Any
-    decoding: Decoding
+from tightrein.engines.language.rollout import Collector
+from tightrein.engines.language.rollouts import Rollouts
+from tightrein.engines.language.setup import Setup
+from tightrein.engines.language.stream import Stream
+from tightrein.engines.language.written import Demonstrations, Mixed, Pairs
 
 
 def rollouts(setup: Setup) -> Experience:
     """Answers of the policy."""
+    config, task, plan = setup.config, setup.task, setup.plan
     collector = Collector(
-        setup.policy, setup.task.reward, setup.method, setup.decoding, setup.plan.prompts, setup.plan.group_size
-    )
-    return Rollouts(collector, setup.task, setup.config.seed)
+        setup.policy, task.reward, setup.method, setup.decoding, plan.prompts, plan.group_size, task.dialogue,
+        config.steps or (steps.EMBEDDED if config.embedded else steps.DEFAULT),
+    )  # fmt: skip
+    stream = Stream(task, config.seed, setup.method.curriculum)
+    return Rollouts(collector, stream, config.seed, lag=config.lag, dtype=config.sampler_dtype)
 
 
-SOURCES: dict[str, Callable[[Setup], Experience]] = {"rollouts": rollouts}  # by Method.experience
+def mixed(setup: Setup) -> Experience:
+    """Answers of the policy, and to each prompt a demonstration."""
+    return Mixed(rollouts(setup), Demonstrations(setup), setup)
+
+
+SOURCES: dict[str, Callable[[Setup], Experience]] = {  # by Method.experience
+    "rollouts": rollouts,
+    "pairs": Pairs,
+    "demonstrations": Demonstrations,
+    "mixed": mixed,
+}
 
 
 def experience(setup: Setup) -> Experience:

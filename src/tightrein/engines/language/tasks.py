@@ -8,42 +8,41 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.columns import read_problems
 from tightrein.engines.language.datasets import read_rows
-from tightrein.engines.language.rewards import Reward, as_reward, entry_reward
+from tightrein.engines.language.games import GAMES, Game, problems_of
+from tightrein.engines.language.problems import Problem
+from tightrein.engines.language.rewards import Reward, ensemble, entry_reward, exact
+from tightrein.engines.language.tools import dialogue
+from tightrein.engines.language.turns import TURNS, Dialogue, Form
 from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError, require, unknown
 
-Prompt = str | list[dict[str, str]]
 # Parameters of a task where the user gives none and the embedded model is to learn it within a minute.
 EASED = {"spell_backward": {"min_word_len": "5", "max_word_len": "5"}}
 MOST = 20_000  # problems that are generated; training passes over them again after that
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """One problem. `columns` are the other columns of its row, for the reward function."""
-
-    prompt: Prompt
-    answer: str | None
-    columns: Mapping[str, Any]
-
-    @property
-    def text(self) -> str:
-        """What tells problems apart."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
-
-
-@dataclasses.dataclass(frozen=True)
 class Task:
-    """Training problems, held-out problems (no text is in both), and what scores completions."""
+    """Training problems, held-out problems (no text is in both), what scores completions, and who replies in them.
+
+    reward: None where a dataset of pairs or demonstrations came without one.
+    problems: so many of the training problems are asked, from the first; None: all. Their index names them for good.
+    """
 
     name: str
     train: Sequence[Problem]
     held: Sequence[Problem]
-    reward: Reward
+    reward: Reward | None
     notes: tuple[str, ...] = ()
+    dialogue: Dialogue | None = None
+    problems: int | None = None
+
+    @property
+    def asked(self) -> Sequence[Problem]:
+        """The problems that training draws from."""
+        return self.train[: self.problems]
 
     def batch(self, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:
         """(index, problem) number `first` ... `first + count - 1` of the endless stream of training problems.
@@ -52,23 +51,57 @@ class Task:
         """
         taken: list[tuple[int, Problem]] = []
         while len(taken) < count:
-            done, start = divmod(first + len(taken), len(self.train))
-            order = random.Random(f"{seed}-{done}").sample(range(len(self.train)), len(self.train))
+            done, start = divmod(first + len(taken), len(self.asked))
+            order = random.Random(f"{seed}-{done}").sample(range(len(self.asked)), len(self.asked))
             taken += [(index, self.train[index]) for index in order[start : start + count - len(taken)]]
         return taken
 
 
 def load_task(
-    config: LanguageConfig, wanted: int, dataset: Any = None, reward: Callable[..., Any] | None = None
+    config: LanguageConfig,
+    wanted: int,
+    dataset: Any = None,
+    reward: Callable[..., Any] | None = None,
+    tools: Sequence[str | Callable[[str], Any]] = (),
+    experience: str = "rollouts",
 ) -> Task:
-    """The task of `config` with about `wanted` training problems; `dataset` and `reward` in place of names.
+    """The task of `config` with about `wanted` training problems; `dataset`, `reward`, `tools` in place of names.
+
+    experience: what the method learns from, which says what columns a dataset must have.
 
     Raises:
         TightreinError: an unknown task, parameter, column or function, or too few problems.
     """
     if dataset is not None or config.dataset is not None:
-        return _from_dataset(config, dataset, reward)
-    return _from_reasoning_gym(config, min(wanted, MOST))
+        task = _from_dataset(config, dataset, reward, experience)
+    else:
+        task = (_from_game if config.task in GAMES else _from_reasoning_gym)(config, min(wanted, MOST))
+    return dataclasses.replace(task, dialogue=_dialogue(config, task, tools or config.tools), problems=config.problems)
+
+
+def _dialogue(
+    config: LanguageConfig, task: Task, tools: Sequence[str | Callable[[str], Any]]
+) -> Dialogue | None:
+    """That of the task, or one with these tools, as far as the flags do not say otherwise."""
+    told = {name: text for name, text in (("call", config.call), ("reply", config.reply)) if text is not None}
+    if tools:
+        return dialogue(tools, Form(**told), config.turns or TURNS)
+    if task.dialogue is None:
+        if told or config.turns:
+            raise TightreinError("--turns, --call and --reply are for models with tools", "give --tools, e.g. python")
+        return None
+    form = dataclasses.replace(task.dialogue.form, **told)
+    return dataclasses.replace(task.dialogue, form=form, turns=config.turns or task.dialogue.turns)
+
+
+def _from_game(config: LanguageConfig, wanted: int) -> Task:
+    given = pairs("--task-set", config.task_set, "size=4")
+    kind = GAMES[config.task]
+    game: Game = kind(**_values(config.task, dataclasses.fields(kind), given)).game()
+    size = wanted + 2 * config.eval_problems
+    distinct = {problem.text: problem for problem in problems_of(game, size, config.seed)}
+    train, held = _split(list(distinct.values()), config)
+    return Task(config.task, train, held, game.reward, dialogue=game.dialogue)
 
 
 def _from_reasoning_gym(config: LanguageConfig, wanted: int) -> Task:
@@ -89,18 +122,24 @@ def _from_reasoning_gym(config: LanguageConfig, wanted: int) -> Task:
 def _generator(name: str, given: Mapping[str, str], size: int, seed: int) -> Any:
     factory = require("reasoning_gym.factory", "language")
     if name not in factory.DATASETS:
-        raise unknown("reasoning-gym task", name, factory.DATASETS)
-    kind = factory.DATASETS[name][1]
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in ("seed", "size")}
-    for parameter in given:
-        if parameter not in fields:
-            raise unknown(f"parameter of {name}", parameter, fields)
-    values = {parameter: _value(name, fields[parameter], text) for parameter, text in given.items()}
+        raise unknown("reasoning-gym task", name, [*factory.DATASETS, *GAMES])
+    fields = [f for f in dataclasses.fields(factory.DATASETS[name][1]) if f.name not in ("seed", "size")]
+    values = _values(name, fields, given)
     try:
         return factory.create_dataset(name, size=size, seed=seed, **values)
     except (AssertionError, ValueError, TypeError) as error:
         told = " ".join(f"{n}={v}" for n, v in given.items()) or "its defaults"
         raise TightreinError(f"{name} refuses {told}: {error}", "correct --task-set") from error
+
+
+def _values(
+    task: str, parameters: Iterable[dataclasses.Field[Any]], given: Mapping[str, str]
+) -> dict[str, Any]:
+    fields = {f.name: f for f in parameters}
+    for name in given:
+        if name not in fields:
+            raise unknown(f"parameter of {task}", name, fields)
+    return {name: _value(task, fields[name], text) for name, text in given.items()}
 
 
 def _value(task: str, field: dataclasses.Field[Any], text: str) -> Any:
@@ -135,40 +174,30 @@ def _distinct(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({entry["question"]: entry for entry in entries}.values())
 
 
-def _from_dataset(config: LanguageConfig, dataset: Any, reward: Callable[..., Any] | None) -> Task:
+def _from_dataset(
+    config: LanguageConfig, dataset: Any, reward: Callable[..., Any] | None, experience: str
+) -> Task:
     name = config.subject
-    if reward is None and config.reward is None:
+    asked = experience in ("rollouts", "mixed")
+    if asked and reward is None and not config.reward:
         raise TightreinError(f"dataset {name} comes without a reward function", "give --reward module:function")
-    rows = read_rows(config.dataset or name, dataset)
-    problems = list({p.text: p for p in (_problem(name, i, row) for i, row in enumerate(rows))}.values())
+    problems = read_problems(name, read_rows(config.dataset or name, dataset), experience)
+    if asked:
+        problems = list({p.text: p for p in problems}.values())
     random.Random(config.seed).shuffle(problems)
     train, held = _split(problems, config)
-    return Task(name, train, held, as_reward(reward or str(config.reward)))
-
-
-def _problem(name: str, index: int, row: Mapping[str, Any]) -> Problem:
-    prompt = row["prompt"]
-    messages = (
-        isinstance(prompt, list)
-        and prompt
-        and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in prompt)
-    )
-    if not messages and not (isinstance(prompt, str) and prompt):
-        raise TightreinError(
-            f"row {index} of dataset {name}: prompt is {str(prompt)[:60]!r}",
-            'make it a text, or a list of messages like {"role": "user", "content": "..."}',
-        )
-    columns = {column: value for column, value in row.items() if column != "prompt"}
-    answer = row.get("answer")
-    return Problem(prompt, None if answer is None else str(answer), columns)
+    given = [reward] if reward else config.reward
+    scored = ensemble(given, config.reward_weights) if given else exact if config.embedded else None
+    return Task(name, train, held, scored)
 
 
 def _split(problems: list[Problem], config: LanguageConfig) -> tuple[list[Problem], list[Problem]]:
-    """Distinct problems as (train, held out): of few problems a quarter is held out."""
-    held = min(config.eval_problems, len(problems) // 4)
+    """Problems as (train, held out), by their text: of few texts a quarter is held out."""
+    texts = list(dict.fromkeys(problem.text for problem in problems))
+    held = set(texts[: min(config.eval_problems, len(texts) // 4)])
     if not held:
         raise TightreinError(
-            f"{config.subject} has only {len(problems)} distinct problems, too few to hold some out",
+            f"{config.subject} has only {len(texts)} distinct problems, too few to hold some out",
             "use a larger dataset, or widen the task with --task-set",
         )
-    return problems[held:], problems[:held]
+    return [p for p in problems if p.text not in held], [p for p in problems if p.text in held]

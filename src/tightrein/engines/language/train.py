@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tightrein.engines.language import embedded
@@ -12,20 +12,29 @@ from tightrein.engines.language.compose import compose, with_length
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.loop import Training
 from tightrein.engines.language.models import load_pretrained
+from tightrein.engines.language.rollout import check_values
 from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.sources import Setup
+from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.tasks import load_task
+from tightrein.engines.language.tools import name_of
 from tightrein.errors import require
 from tightrein.runs import Interrupt, Run
 
+REMEMBERED = 1000  # problems that are asked where a method remembers each and nobody says how many
 ANSWER = 256  # tokens of the longest answer where nobody says otherwise and no worked example tells
 
 
-def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
+def train(
+    config: LanguageConfig,
+    *,
+    dataset: Any = None,
+    reward: Callable[..., Any] | None = None,
+    tools: Sequence[str | Callable[[str], Any]] = (),
+) -> dict[str, Any]:
     """Trains the model of `config`, writing the run folder, and returns its summary.
 
-    dataset (a datasets.Dataset or a list of dicts) and reward (a callable of TRL's signature) may be given in place
-    of their names.
+    dataset (a datasets.Dataset or a list of dicts), reward (a callable of TRL's signature) and tools (functions of a
+    text, or names) may be given in place of their names.
 
     Raises:
         TightreinError: for anything the user can put right: names, numbers, data, a reward function with a fault, a
@@ -33,11 +42,12 @@ def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., 
     """
     _hush()
     method, notes = compose(config)
-    plan = Plan.of(config, method.training)
-    wanted = plan.updates * plan.prompts + (config.warmup_examples + embedded.PROBES if config.embedded else 0)
-    if dataset is not None and config.dataset is None:
-        config = dataclasses.replace(config, dataset="dataset")
-    task = load_task(config, wanted, dataset, reward)
+    plan = Plan.of(config, method)
+    config = _completed(config, method, dataset, tools)
+    wanted = config.problems or plan.total * plan.prompts
+    wanted += config.warmup_examples + embedded.PROBES if config.embedded else 0
+    task = load_task(config, wanted, dataset, reward, tools, method.experience)
+    check_values(method, task)
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
     longest = config.max_new_tokens or (embedded.longest_answer(policy, task) if config.embedded else ANSWER)
     method, more = with_length(method, longest)
@@ -50,6 +60,20 @@ def train(config: LanguageConfig, *, dataset: Any = None, reward: Callable[..., 
     decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p)
     with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
         return Training(Setup(config, plan, task, policy, method, decoding), run).go(stop)
+
+
+def _completed(
+    config: LanguageConfig, method: Any, dataset: Any, tools: Sequence[str | Callable[[str], Any]]
+) -> LanguageConfig:
+    """The configuration with what was given in place of names, and what follows from the method."""
+    changes: dict[str, Any] = {}
+    if dataset is not None and config.dataset is None:
+        changes["dataset"] = "dataset"
+    if tools:
+        changes["tools"] = tuple(tool if isinstance(tool, str) else name_of(tool) for tool in tools)
+    if config.problems is None and "prompt" in method.prepare_needs:
+        changes["problems"] = REMEMBERED
+    return dataclasses.replace(config, **changes)
 
 
 def _hush() -> None:

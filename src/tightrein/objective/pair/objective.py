@@ -26,6 +26,11 @@ class PairObjective(Objective):
     log_ratio: AnswerLogRatio = ToReference()
 
     @property
+    def equation(self) -> str:  # type: ignore[override]
+        """The loss of a pair."""
+        return self.link.equation
+
+    @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Fields of Decisions that the loss reads; `mask` is optional."""
         return self.log_ratio.needs | {"chosen", "group"}
@@ -63,4 +68,3 @@ def _sides(d: Decisions) -> tuple[Array, Array]:
     living = alive(d)
     chosen = living * namespace(living).astype(d.chosen != 0, living.dtype)
     return chosen, living - chosen
-

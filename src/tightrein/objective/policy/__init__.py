@@ -1,14 +1,20 @@
 """Policy surrogates and the objective they are part of."""
 
-from .bounds import Bounds, Widths
+from .balance import BalancedBounds
+from .bounds import Bounds, ProbabilityBounds, Widths
 from .clip import Cispo, Clip, PolicyGradient
+from .likelihood import TrustedLikelihood
 from .objective import PolicyObjective
-from .smooth import SAPO, SPO, DriftDPO, Importance
+from .projection import TROLL
+from .smooth import PSPO, SAPO, SPO, DriftDPO, Importance
 from .surrogate import Surrogate
 
 __all__ = [
+    "PSPO",
     "SAPO",
     "SPO",
+    "TROLL",
+    "BalancedBounds",
     "Bounds",
     "Cispo",
     "Clip",
@@ -16,6 +22,8 @@ __all__ = [
     "Importance",
     "PolicyGradient",
     "PolicyObjective",
+    "ProbabilityBounds",
     "Surrogate",
+    "TrustedLikelihood",
     "Widths",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array
+from ...arrays import Array, at_least_float32, atleast, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
+from ..ratio import exp_limited
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,25 @@ class Widths(Bounds):
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[float, float]:
         """See Bounds."""
         return 1 - self.low, 1 + self.high
+
+
+@dataclass(frozen=True)
+class ProbabilityBounds(Bounds):
+    """Bounds that widen for decisions of small old probability q. arXiv 2509.02333 (DCPO), section 3.1.
+
+    They follow from |r - 1| r q <= epsilon. Below 1 they stop at 1/2, above at `cap`.
+    """
+
+    equation = "[ 1/2 + 1/2 sqrt(max(1 - 4 low/q, 0)),  min(1/2 + 1/2 sqrt(1 + 4 high/q), cap) ]"
+    needs = frozenset({"logp_old"})
+    low: float = setting(0.16, above=0)
+    high: float = setting(0.2, above=0)
+    cap: float = setting(10.0, above=1)
+
+    def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:
+        """See Bounds."""
+        logp = stop_gradient(zero_where_masked(at_least_float32(d.logp_old), d.weights()))
+        xp, rarity = namespace(logp), exp_limited(-logp)  # 1/q
+        lower = 0.5 + 0.5 * xp.sqrt(atleast(1 - 4 * self.low * rarity, 0))
+        upper = 0.5 + 0.5 * xp.sqrt(1 + 4 * self.high * rarity)
+        return lower, xp.where(upper < self.cap, upper, xp.full_like(upper, self.cap))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...arrays import Array, clip, namespace, stop_gradient
 from ...decisions import Decisions
 from ...settings import setting
-from ..ratio import log_difference
+from ..ratio import finite_logp
 from .bounds import Bounds, Widths
 from .surrogate import Surrogate
 
@@ -45,6 +45,10 @@ class Clip(Surrogate):
         low, high = self.bounds(d, r, self.advantage(d))
         return namespace(r).astype((r < low) | (r > high), r.dtype)
 
+    def idle(self, d: Decisions) -> Array:
+        """See Surrogate: outside the bounds, on the side to which the advantage pulls."""
+        return (self.clipped(d) != 0) & ((self.ratio(d) - 1) * self.advantage(d) > 0)
+
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and what the bounds have to say."""
         return {**super().stats(d), **self.bounds.stats(d, self.ratio(d), self.advantage(d))}
@@ -66,7 +70,7 @@ class Cispo(Surrogate):
         """Loss per decision: [B, T]."""
         r = stop_gradient(self.ratio(d))
         weight = clip(r, self.floor, self.cap)
-        return -weight * self.advantage(d) * score(d)
+        return -weight * self.advantage(d) * finite_logp(d)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the weight is cut; the gradient there is smaller, not zero."""
@@ -87,9 +91,4 @@ class PolicyGradient(Surrogate):
 
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision: [B, T]."""
-        return -self.advantage(d) * score(d)
-
-
-def score(d: Decisions) -> Array:
-    """The log-probability where it counts, 0 where masked, never infinite: [B, T]."""
-    return log_difference(d.logp, namespace(d.logp).zeros_like(d.logp), d.weights())
+        return -self.advantage(d) * finite_logp(d)

@@ -68,11 +68,11 @@ class PolicyObjective(Objective):
         mask = d.weights()
         loss = self.surrogate(d) + namespace(mask).zeros_like(mask)
         if self.correction is not None:
-            loss = loss * stop_gradient(self.correction(d))
+            loss = loss * stop_gradient(self.correction(d, self.surrogate))
         if self.reference.coef:
             loss = loss + self.reference.coef * self.reference(d)
         if self.trust is not None:
-            loss = loss + state.get("trust", self.trust.controller.coef) * self.trust(d)
+            loss = loss + self.trust.coefficient(state.get("trust")) * self.trust(d)
         if self.entropy:
             loss = loss - self.entropy * zero_where_masked(d.entropy, mask)
         return zero_where_masked(loss, mask)
@@ -87,7 +87,7 @@ class PolicyObjective(Objective):
         if self.reference.coef:
             stats["kl_ref"] = masked_mean(self.reference(d), mask)
         if self.trust is not None:
-            stats[self.trust.named] = masked_mean(self.trust(d), mask)
+            stats |= self.trust.stats(d)
         if self.imitation is not None:
             stats["imitation_loss"] = self.imitation(d)
         if d.entropy is not None:

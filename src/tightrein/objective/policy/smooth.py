@@ -22,6 +22,21 @@ class Importance(Surrogate):
 
 
 @dataclass(frozen=True)
+class PSPO(Surrogate):
+    """Mixes the policy with the old one before the ratio is formed, in place of a clip. arXiv 2509.21282.
+
+    The mixture ((1 - smoothing) pi + smoothing pi_old) is nearer to pi_old in total variation by 1 - smoothing.
+    """
+
+    equation = "-( (1 - a) r + a ) A"
+    smoothing: float = setting(0.1, at_least=0, at_most=1)
+
+    def formula(self, r: Array, advantage: Array) -> Array:
+        """See Surrogate."""
+        return -((1 - self.smoothing) * r + self.smoothing) * advantage
+
+
+@dataclass(frozen=True)
 class SPO(Surrogate):
     """Quadratic penalty on the ratio: the optimum lies exactly at r = 1 + sign(A) epsilon. arXiv 2401.16025."""
 

@@ -34,22 +34,19 @@ class Surrogate(Part):
         return self.formula(self.ratio(d), self.advantage(d))
 
     def advantage(self, d: Decisions) -> Array:
-        """The advantage at the level of the ratio: [B, T], or [B, 1] for a trajectory's ratio.
-
-        A trajectory's advantage is the mean over its decisions, which all carry the same one in the methods
-        that use such ratios.
-        """
+        """The advantage at the level of the ratio, the mean over the decisions that share one: [B, T] or [B, 1]."""
         mask = d.weights()
-        xp = namespace(mask)
-        advantage = zero_where_masked(at_least_float32(d.advantage) + xp.zeros_like(mask), mask)
-        if isinstance(self.ratio, TokenRatio):
-            return advantage
-        total = xp.sum(mask, axis=1, keepdims=True)
-        return xp.sum(advantage, axis=1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+        every = at_least_float32(d.advantage) + namespace(mask).zeros_like(mask)
+        return self.ratio.average(zero_where_masked(every, mask), d)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the trust region is active, at the level of the ratio: [B, T] or [B, 1]."""
-        return namespace(d.logp).zeros_like(self.ratio(d))
+        return namespace(d.logp).zeros_like(self.advantage(d))
+
+    def idle(self, d: Decisions) -> Array:
+        """Whether the trust region took the whole gradient, at the level of the ratio: booleans [B, T] or [B, 1]."""
+        advantage = self.advantage(d)
+        return advantage != advantage
 
     def stats(self, d: Decisions) -> dict[str, Array]:
         """Named scalars about what the surrogate did, beside those that every policy loss has."""

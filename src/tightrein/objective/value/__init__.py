@@ -1,5 +1,5 @@
 """Losses of value estimates."""
 
-from .regression import ValueLoss
+from .regression import TurnValueLoss, ValueLoss
 
-__all__ = ["ValueLoss"]
+__all__ = ["TurnValueLoss", "ValueLoss"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...arrays import Array, at_least_float32, clip, namespace, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
+from ...turns import turn_starts
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,17 @@ class ValueLoss(Part):
         old = zero_where_masked(at_least_float32(d.value_old), mask)
         clipped = (old + clip(value - old, -self.clip_range, self.clip_range) - returns) ** 2
         return 0.5 * namespace(error).maximum(error, clipped)
+
+
+@dataclass(frozen=True)
+class TurnValueLoss(ValueLoss):
+    """The loss of the value before each turn, and of no other."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """See ValueLoss; and the turns."""
+        return super().needs | ({"turn"} if self.coef else set())
+
+    def weights(self, d: Decisions) -> Array:
+        """1 at the first decision of each turn: [B, T]."""
+        return turn_starts(d)

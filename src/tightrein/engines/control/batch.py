@@ -1,0 +1,54 @@
+"""An iteration's experience as the learner sees it: one time step a row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tightrein.engines.control.networks import ActorCritic
+
+Array = Any
+
+
+class Batch(NamedTuple):
+    """Decisions [M, 1], network inputs [M, 1, D] and actions [M, 1, ...]."""
+
+    decisions: Any
+    inputs: Array
+    action: Array
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        return int(self.inputs.shape[0])
+
+    def every(self, n: int) -> Batch:
+        """Every n-th row."""
+        taken: Batch = jax.tree.map(lambda x: x[::n], self)
+        return taken
+
+    def split(self, pieces: int, order: Array | None = None) -> Batch:
+        """`pieces` batches of the same size along a new leading axis, after putting the rows in `order` [M]."""
+        # One gather for all pieces: they then are slices that lie together.
+        ordered = self if order is None else jax.tree.map(lambda x: x[order], self)
+        pieces_: Batch = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), ordered)
+        return pieces_
+
+    def pieces(self, size: int) -> int:
+        """Into how many pieces of at most `size` rows, all equal, the batch can be split."""
+        return next(n for n in range(max(1, -(-self.rows // size)), self.rows + 1) if self.rows % n == 0)
+
+
+def evaluate(network: ActorCritic, batch: Batch) -> Any:
+    """The decisions with what the network says now."""
+    dist = network.policy(batch.inputs)
+    return batch.decisions.replace(
+        logp=dist.log_prob(batch.action), dist=dist, entropy=dist.entropy(), value=network.value(batch.inputs)
+    )
+
+
+def orders(key: Array, passes: int, rows: int) -> Array:
+    """A random order of the rows for each pass: [passes, rows]."""
+    return jnp.argsort(jax.random.bits(key, (passes, rows)), axis=-1)

@@ -1,0 +1,160 @@
+"""How an iteration's experience moves the parameters: one solver for each kind of step."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from tightrein.arrays import masked_mean
+from tightrein.engines.control.batch import Batch, evaluate, orders
+from tightrein.engines.control.config import Plan
+from tightrein.engines.control.descent import Descent, Solved, Solver, updated
+from tightrein.engines.control.fixup import TwoPhases
+from tightrein.engines.control.networks import ActorCritic
+from tightrein.method import Method
+from tightrein.step import Critic, FixUp, NaturalGradient, Optimizer, Step
+
+Array = Any
+
+
+def solver_of(method: Method, plan: Plan) -> Solver:
+    """The solver for the method's step, followed by the fit of the value network where that is a matter of its own."""
+    policy = _solver(method.step, method, plan)
+    if method.critic is None:
+        return policy
+    updates = plan.iterations * method.critic.epochs * -(-plan.batch // method.critic.batch)
+    return ThenCritic(policy, method.critic, Descent(method.critic.step, updates))
+
+
+@functools.singledispatch
+def _solver(step: Step, method: Method, plan: Plan) -> Solver:
+    raise TypeError(f"no solver for {type(step).__name__}")
+
+
+@_solver.register
+def _(step: Optimizer, method: Method, plan: Plan) -> Solver:
+    return Minibatches(method, Descent(step, plan.updates), plan.epochs, plan.minibatches)
+
+
+@_solver.register
+def _(step: NaturalGradient, method: Method, plan: Plan) -> Solver:
+    return Natural(method, step)
+
+
+@_solver.register
+def _(step: FixUp, method: Method, plan: Plan) -> Solver:
+    return TwoPhases(method, step, Descent(step.optimizer, plan.updates), plan.epochs, plan.minibatches)
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """Gradient steps on minibatches, in several epochs."""
+
+    method: Method
+    descent: Descent
+    epochs: int
+    minibatches: int
+
+    def init(self, network: ActorCritic) -> Any:
+        """See Solver."""
+        return self.descent.init(network)
+
+    def solve(
+        self, network: ActorCritic, optimizer: Any, state: Any, batch: Batch, key: Array, progress: Array
+    ) -> Solved:
+        """See Solver."""
+        parameters, unpack = self.descent.pack(network)
+
+        def step(carry: Any, minibatch: Batch) -> tuple[Any, Array]:
+            def objective(p: Any) -> tuple[Array, None]:
+                return self.method.loss(evaluate(unpack(p), minibatch), state).value, None
+
+            parameters, optimizer, loss, _ = self.descent.step(objective, *carry)
+            return (parameters, optimizer), loss
+
+        def epoch(carry: Any, order: Array) -> tuple[Any, Array]:
+            return jax.lax.scan(step, carry, batch.split(self.minibatches, order))
+
+        shuffled = orders(key, self.epochs, batch.rows)
+        (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)
+        network = unpack(parameters)
+        after = updated(self.method, state, network, batch, progress)
+        return Solved(network, optimizer, after, losses.mean(), self.descent.figures(optimizer))
+
+
+@dataclass(frozen=True)
+class Natural:
+    """One trust-region step of second order on the whole batch; the value network stays as it is."""
+
+    method: Method
+    step: NaturalGradient
+
+    def init(self, network: ActorCritic) -> Any:
+        """See Solver."""
+        return ()
+
+    def solve(
+        self, network: ActorCritic, optimizer: Any, state: Any, batch: Batch, key: Array, progress: Array
+    ) -> Solved:
+        """See Solver."""
+
+        def surrogate(actor: Any) -> Array:
+            return self.method.loss(evaluate(network.with_actor(actor), batch), state).value
+
+        def divergence(actor: Any, rows: Batch = batch) -> Array:
+            d = evaluate(network.with_actor(actor), rows)
+            return masked_mean(d.dist_old.kl(d.dist), d.weights())
+
+        sample = functools.partial(divergence, rows=batch.every(self.step.subsample))
+        actor, report = self.step.jax(surrogate, divergence, network.actor, sample)
+        moved = network.with_actor(actor)
+        return Solved(moved, optimizer, updated(self.method, state, moved, batch, progress), surrogate(actor), report)
+
+
+@dataclass(frozen=True)
+class ThenCritic:
+    """Another solver for the policy, then the fit of the value network by an optimizer of its own."""
+
+    policy: Solver
+    critic: Critic
+    descent: Descent
+
+    def init(self, network: ActorCritic) -> Any:
+        """See Solver."""
+        return self.policy.init(network), self.descent.init(network.value_network)
+
+    def solve(
+        self, network: ActorCritic, optimizer: Any, state: Any, batch: Batch, key: Array, progress: Array
+    ) -> Solved:
+        """See Solver."""
+        policy_key, critic_key = jax.random.split(key)
+        solved = self.policy.solve(network, optimizer[0], state, batch, policy_key, progress)
+        values, fitted, losses = self._fit(solved.network.value_network, optimizer[1], batch, critic_key)
+        return solved._replace(
+            network=solved.network.with_critic(values),
+            optimizer=(solved.optimizer, fitted),
+            stats={**solved.stats, "value_loss": losses[-1].mean()},
+        )
+
+    def _fit(self, values: Any, optimizer: Any, batch: Batch, key: Array) -> tuple[Any, Any, Array]:
+        """The new value network, its optimizer state, and the losses [epochs, minibatches]."""
+        loss, pieces = self.critic.loss, batch.pieces(self.critic.batch)
+        parameters, unpack = self.descent.pack(values)
+
+        def step(carry: Any, rows: Batch) -> tuple[Any, Array]:
+            def objective(p: Any) -> tuple[Array, None]:
+                d = rows.decisions.replace(value=unpack(p)(rows.inputs)[..., 0])
+                return loss.coef * masked_mean(loss(d), loss.weights(d)), None
+
+            parameters, optimizer, value, _ = self.descent.step(objective, *carry)
+            return (parameters, optimizer), value
+
+        def epoch(carry: Any, order: Array) -> tuple[Any, Array]:
+            return jax.lax.scan(step, carry, batch.split(pieces, order))
+
+        shuffled = orders(key, self.critic.epochs, batch.rows)
+        (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)
+        return unpack(parameters), optimizer, losses

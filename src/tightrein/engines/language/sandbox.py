@@ -1,0 +1,142 @@
+"""The process in which the Python tool runs code that a model wrote. It is started as a script, with nothing installed.
+
+It reads a line of JSON, a list of texts, and writes one with their outputs. Every text runs in a child of its own with
+limits on processor time, wall-clock time, memory, output and open files, no files to write, and no environment. These
+limits keep accidents small; they are no jail: what may read a file or open a connection still can.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import resource
+import selectors
+import signal
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    """Serve until the other side closes the pipe. Arguments: seconds, megabytes, characters, children at once."""
+    seconds, megabytes, characters, at_once = float(sys.argv[1]), *map(int, sys.argv[2:5])
+    for line in sys.stdin:
+        outputs = run_all(json.loads(line), seconds, megabytes << 20, characters, at_once)
+        sys.stdout.write(json.dumps(outputs) + "\n")
+        sys.stdout.flush()
+
+
+def run_all(codes: list[str], seconds: float, memory: int, characters: int, at_once: int) -> list[str]:
+    """What each text prints, or the value of its last line, or its error, cut to `characters`."""
+    waiting = list(enumerate(codes))[::-1]
+    outputs = [""] * len(codes)
+    with selectors.DefaultSelector() as selector:
+        while waiting or selector.get_map():
+            while waiting and len(selector.get_map()) < at_once:
+                index, code = waiting.pop()
+                child = Child(index, code, seconds, memory)
+                selector.register(child.pipe, selectors.EVENT_READ, child)
+            children = [key.data for key in selector.get_map().values()]
+            patience = max(0.0, min(child.deadline for child in children) - time.monotonic())
+            ready = [key.data for key, _ in selector.select(patience)]
+            for child in children:
+                finished = child.read(characters) if child in ready else child.late()
+                if finished:
+                    selector.unregister(child.pipe)
+                    outputs[child.index] = child.end(characters, seconds)
+    return outputs
+
+
+class Child:
+    """One running text."""
+
+    def __init__(self, index: int, code: str, seconds: float, memory: int) -> None:
+        self.index, self.output, self.stopped = index, b"", False
+        self.pipe, out = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            _become(code, out, seconds, memory)
+        os.close(out)
+        self.deadline = time.monotonic() + seconds
+
+    def read(self, characters: int) -> bool:
+        """Takes what there is; True at its end, or when it is more than will be shown."""
+        piece = os.read(self.pipe, 65536)
+        self.output += piece
+        return not piece or len(self.output) > 4 * characters
+
+    def late(self) -> bool:
+        """Whether its time is over."""
+        if time.monotonic() < self.deadline:
+            return False
+        self.stopped = True
+        return True
+
+    def end(self, characters: int, seconds: float) -> str:
+        """Its output, after all of it has been stopped."""
+        for kill, who in ((os.killpg, self.pid), (os.kill, self.pid)):
+            try:
+                kill(who, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        os.close(self.pipe)
+        status = os.waitpid(self.pid, 0)[1]
+        text = self.output.decode("utf-8", "replace").strip()
+        killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if self.stopped or killed == signal.SIGXCPU:
+            text = f"TimeoutError: stopped after {seconds:g} s"
+        elif killed and not text:
+            text = f"Error: killed by signal {killed}"
+        return text if len(text) <= characters else text[:characters] + " (cut)"
+
+
+def _become(code: str, out: int, seconds: float, memory: int) -> None:
+    """In the child: run the text with its output in the pipe, and leave."""
+    try:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.closerange(3, 256)
+        limits = {"CPU": int(seconds) + 1, "AS": memory, "DATA": memory, "FSIZE": 0, "NOFILE": 16, "CORE": 0, "NPROC": 0}
+        for name, value in limits.items():  # not every system has all of them
+            _limit(getattr(resource, "RLIMIT_" + name, None), value)
+        os.environ.clear()
+        print(evaluate(code), end="", flush=True)
+    except BaseException as error:  # whatever the model's code does, it is told, and the child ends
+        _say(error)
+    finally:
+        os._exit(0)
+
+
+def _limit(kind: int | None, value: int) -> None:
+    if kind is not None:
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):  # the system allows less already, or does not have it
+            pass
+
+
+def _say(error: BaseException) -> None:
+    try:
+        message = str(error).splitlines()[:1]
+        if not isinstance(error, SystemExit):
+            print(": ".join([type(error).__name__, *message]), end="", flush=True)
+    except BaseException:  # an error whose own text fails
+        os.write(1, type(error).__name__.encode())
+
+
+def evaluate(code: str) -> str:
+    """Runs the text; the value of its last line if that is an expression, as an interpreter would show it."""
+    tree = ast.parse(code.strip(), "<tool>")
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<tool>", "exec"), scope)
+    value = None if last is None else eval(compile(ast.Expression(last.value), "<tool>", "eval"), scope)
+    return "" if value is None else repr(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Experience that somebody else wrote: demonstrations, and pairs of a better and a worse answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import tightrein as tr
+from tightrein.engines.language.contrast import wrong_answers
+from tightrein.engines.language.experience import Batch, fields_of, in_time, joined
+from tightrein.engines.language.logprobs import view_all
+from tightrein.engines.language.models import Policy
+from tightrein.engines.language.problems import Problem
+from tightrein.engines.language.sampling import Samples, join, pad_left
+from tightrein.engines.language.setup import Setup
+from tightrein.errors import TightreinError
+
+Drawn = Sequence[tuple[int, Problem]]
+
+
+class Writing:
+    """Turns written answers into token rows; answers are cut at `longest` tokens where that is given."""
+
+    def __init__(self, policy: Policy, longest: int | None) -> None:
+        self._policy, self._longest = policy, longest
+        config = policy.model.config.get_text_config()
+        self._room = getattr(config, "max_position_embeddings", None)
+
+    def rows(self, problems: Sequence[Problem], answers: Sequence[str]) -> Samples:
+        """One row for each answer; `logp` is 0, as nobody sampled them.
+
+        Raises:
+            TightreinError: a prompt and its answer that the model has no room for.
+        """
+        prompts = self._policy.encode(problems)
+        ids = [self._policy.encode_answer(p.prompt, a)[: self._longest] for p, a in zip(problems, answers, strict=True)]
+        for prompt, answer, problem in zip(prompts, ids, problems, strict=True):
+            self._check(len(prompt), len(answer), problem)
+        left, left_mask = pad_left(prompts, self._policy.pad_id, self._policy.device)
+        right, mask = _pad_right(ids, self._policy.pad_id, self._policy.device)
+        ended = torch.tensor([row[-1] in self._policy.eos_ids for row in ids], device=mask.device)
+        return Samples(left, left_mask, right, mask, torch.zeros_like(mask), ended)
+
+    def _check(self, prompt: int, answer: int, problem: Problem) -> None:
+        if self._room is not None and prompt + answer > self._room:
+            raise TightreinError(
+                f"a prompt of {prompt} tokens and its answer of {answer} are more than the model's {self._room}: "
+                f"{problem.text[:60]!r}",
+                "cut answers with --max-new-tokens, or leave such rows out",
+            )
+
+
+class Demonstrations:
+    """The task's worked answers, one pass after another (see Experience)."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._writing = Writing(setup.policy, setup.config.max_new_tokens)
+        self._cursor = 0
+
+    def next(self, update: int, state: Mapping[str, Any]) -> Batch:
+        """See Experience."""
+        drawn = self._setup.task.batch(self._setup.config.seed, self._cursor, self._setup.plan.prompts)
+        self._cursor += len(drawn)
+        return self.batch(drawn)
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """The worked answers to these (index, problem)."""
+        problems = [problem for _, problem in drawn]
+        samples = self._writing.rows(problems, [problem.answer or "" for problem in problems])
+        decisions = tr.Decisions(
+            mask=samples.mask,
+            group=torch.arange(len(drawn), device=samples.mask.device),
+            prompt=torch.tensor([index for index, _ in drawn], device=samples.mask.device),
+            demonstration=torch.ones_like(samples.mask[:, 0]),
+        )
+        return Batch(samples, decisions, figures(samples))
+
+    def held(self) -> Batch:
+        """Those to the held-out problems."""
+        return self.batch([(0, problem) for problem in self._setup.task.held])
+
+    def arrays(self) -> dict[str, Any]:
+        """See Experience."""
+        return {"cursor": np.asarray(self._cursor)}
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """See Experience."""
+        self._cursor = int(arrays["cursor"])
+
+
+class Pairs(Demonstrations):
+    """The task's pairs (see Experience); where it has only right answers, the worse ones are these with a slip."""
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """The pairs of these (index, problem): all better answers, then all worse ones."""
+        problems = [problem for _, problem in drawn]
+        better = [problem.answer or "" for problem in problems]
+        samples = self._writing.rows([*problems, *problems], [*better, *self._worse(problems)])
+        device, ones = samples.mask.device, torch.ones(len(drawn), device=samples.mask.device)
+        decisions = tr.Decisions(
+            mask=samples.mask,
+            group=torch.arange(len(drawn), device=device).repeat(2),
+            prompt=torch.tensor([index for index, _ in drawn], device=device).repeat(2),
+            chosen=torch.cat([ones, 0 * ones]),
+        )
+        return Batch(samples, decisions, figures(samples))
+
+    def _worse(self, problems: Sequence[Problem]) -> list[str]:
+        made = iter(wrong_answers([p for p in problems if p.rejected is None], self._setup.task.reward))
+        return [next(made) if problem.rejected is None else problem.rejected for problem in problems]
+
+
+class Mixed:
+    """Rollouts, and to each prompt the worked answer as one more row of its group (see Experience)."""
+
+    def __init__(self, rollouts: Any, demonstrations: Demonstrations, setup: Setup) -> None:
+        self._rollouts, self._demonstrations, self._setup = rollouts, demonstrations, setup
+
+    def next(self, update: int, state: Mapping[str, Any]) -> Batch:
+        """See Experience."""
+        own = self._rollouts.next(update, state)
+        d = own.decisions
+        group, first = _first_rows(d.group)
+        indices = d.prompt[first].tolist()
+        shown = self._demonstrations.batch([(index, self._setup.task.train[index]) for index in indices])
+        samples = join([own.samples, shown.samples], self._setup.decoding.pad_id)
+        width = samples.mask.shape[1]
+        mine = d.replace(demonstration=torch.zeros_like(own.samples.mask[:, 0]))
+        theirs = _like(mine, shown.decisions.replace(group=group, reward=self._rewards(indices)))
+        return Batch(samples, joined([mine, theirs], width), own.figures)
+
+    def arrays(self) -> dict[str, Any]:
+        """See Experience."""
+        arrays: dict[str, Any] = self._rollouts.arrays()
+        return arrays
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """See Experience."""
+        self._rollouts.restore(arrays)
+
+    def _rewards(self, indices: Sequence[int]) -> Tensor:
+        problems = [self._setup.task.train[index] for index in indices]
+        rewards = self._setup.task.reward(problems, [problem.answer or "" for problem in problems])
+        return torch.tensor(rewards, dtype=torch.float32, device=self._setup.policy.device)
+
+
+def likelihoods(batch: Batch, policy: Policy, reference: Any, temperature: float) -> dict[str, float]:
+    """What the policy thinks of held-out answers.
+
+    eval_nll: nats per token of the good ones. eval_pairs: share of pairs whose better answer it favours more, measured
+    from the reference, if there is one.
+    """
+    samples, chosen = batch.samples, batch.decisions.chosen
+    logp = view_all(policy.model, samples, temperature).logp * samples.mask
+    good = torch.ones_like(logp[:, 0]) if chosen is None else chosen
+    found = {"eval_nll": -float((logp.sum(1) * good).sum() / (samples.mask.sum(1) * good).sum())}
+    if chosen is None:
+        return found
+    if reference is not None:
+        logp = logp - view_all(reference, samples, temperature).logp * samples.mask
+    better, worse = logp.sum(1).chunk(2)
+    return {**found, "eval_pairs": float((better > worse).float().mean())}
+
+
+def figures(samples: Samples) -> dict[str, float]:
+    """What is logged of written answers."""
+    return {"length_mean": float(samples.mask.sum(1).mean()), "tokens": float(samples.mask.sum())}
+
+
+def _like(pattern: tr.Decisions, d: tr.Decisions) -> tr.Decisions:
+    """`d` with zeros for the fields that only `pattern` has, and without those that it lacks."""
+    (rows, width), have = d.mask.shape, fields_of(d)
+
+    def blank(name: str, field: Tensor) -> Tensor:
+        return field.new_zeros((rows, width) if in_time(name, field) else (rows, *field.shape[1:]))
+
+    wanted = fields_of(pattern).items()
+    return tr.Decisions(**{name: have[name] if name in have else blank(name, field) for name, field in wanted})
+
+
+def _first_rows(group: Tensor) -> tuple[Tensor, Tensor]:
+    """(the ids in `group` [B], the first row of each)."""
+    ids, place = torch.unique(group, return_inverse=True)
+    rows = torch.arange(len(group), device=group.device)
+    first = torch.full_like(ids, len(group)).scatter_reduce(0, place, rows, "amin")
+    return ids, first
+
+
+def _pad_right(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids [B, T], mask [B, T]) of answers of different lengths."""
+    ids = torch.tensor([[*row, *[pad_id] * (max(map(len, rows)) - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, (torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]).float()

@@ -1,0 +1,17 @@
+"""Losses of the answers to one prompt together, without advantages."""
+
+from .discriminative import DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio, Score
+from .regression import PairMean, PairSum, RegressionObjective, Spread, Variance
+
+__all__ = [
+    "DiscriminativeObjective",
+    "HingeKL",
+    "LogLikelihood",
+    "MeanRatio",
+    "PairMean",
+    "PairSum",
+    "RegressionObjective",
+    "Score",
+    "Spread",
+    "Variance",
+]
