@@ -158,6 +158,8 @@ def atleast(x: Array, low: float) -> Array:
 
 def clip(x: Array, low: Array | float, high: Array | float) -> Array:
     """Cut `x` into [low, high]; the gradient is 1 inside and exactly 0 outside, in every library."""
+    if _is_torch(x):
+        return x.clamp(min=low).clamp(max=high)  # that very gradient, and many times faster
     xp = namespace(x)
     x = xp.where(x < low, low + xp.zeros_like(x), x)
     return xp.where(x > high, high + xp.zeros_like(x), x)
@@ -234,12 +236,14 @@ def installed() -> tuple[str, ...]:
 
 
 def convert(x: Any, to: str) -> Any:
-    """Arrays and real numbers, also inside mappings and dataclasses, as arrays of the library `to` on the CPU.
+    """Arrays and real numbers, also inside mappings, lists and dataclasses, as arrays of the library `to` on the CPU.
 
     Raises TightreinError when the library is not installed.
     """
     if isinstance(x, Mapping):
         return {name: convert(value, to) for name, value in x.items()}
+    if isinstance(x, list):
+        return [convert(value, to) for value in x]
     if is_dataclass(x) and not isinstance(x, type):
         return type(x)(**{f.name: convert(getattr(x, f.name), to) for f in fields(x)})
     if not is_array(x) and not isinstance(x, (float, np.floating)):

@@ -202,6 +202,7 @@ def _read_part(path: str, declared: str, old: Any, new: Any) -> Part:
     if isinstance(new, family):
         return new
     choices = {n: c for n, c in Part._known.items() if issubclass(c, family) and c is not family}
+    choices = choices or {family.__name__: family}  # the only one of its kind
     if isinstance(new, str) and new in choices:
         return _make(choices[new])
     raise unknown(f"{family.__name__} (for {path})", new if isinstance(new, str) else type(new).__name__, choices)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tightrein.engines.language.columns import read_problems
 from tightrein.engines.language.compose import compose, with_length
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.datasets import read_rows
@@ -109,8 +110,8 @@ def test_parameters_of_all_kinds():
 
 
 def test_a_dataset_without_prompts_names_its_columns():
-    with refused("no column 'prompt'", "question, answer", "rename"):
-        read_rows("sums", [{"question": "1 + 1", "answer": "2"}])
+    with refused("sums", "no column 'prompt'", "question, answer", "rename"):
+        read_problems("sums", [{"question": "1 + 1", "answer": "2"}], "rollouts")
 
 
 def test_a_dataset_that_is_not_there():
@@ -168,8 +169,8 @@ def test_a_model_that_is_not_there():
 
 def test_exact_divergence_names_the_sampled_one():
     with refused("dist_old", "objective.trust=SampledOldKL"):
-        compose(LanguageConfig(method="ppo_kl"))
-    method, _ = compose(LanguageConfig(method="ppo_kl", set=("objective.trust=SampledOldKL",)))
+        compose(LanguageConfig(method="ppo_kl", model="some/model"))
+    method, _ = compose(LanguageConfig(method="ppo_kl", model="some/model", set=("objective.trust=SampledOldKL",)))
     assert method.stateful
 
 
@@ -185,7 +186,7 @@ def test_groups_of_one_and_too_many_minibatches():
     for change in ({"group_size": 1}, {"prompts": 1, "group_size": 2, "minibatches": 3}):
         config = LanguageConfig(**change)
         with pytest.raises(TightreinError):
-            Plan.of(config, compose(config)[0].training)
+            Plan.of(config, compose(config)[0])
 
 
 def test_control_methods_get_group_credit_and_say_so():

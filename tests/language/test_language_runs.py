@@ -22,7 +22,7 @@ from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 
 SMALL = {"prompts": 8, "group_size": 4, "eval_problems": 20, "warmup_steps": 30, "quiet": True}
-PLAN = Plan(updates=1, prompts=4, group_size=2, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)
+PLAN = Plan(1, 0, prompts=4, group_size=2, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)
 # Rewards go up with the share of one letter: something to learn for a random model.
 REWARD = "def share(prompts, completions, target, **columns):\n    return [c.count('a') / 8 for c in completions]\n"
 TIMING = ("time", "seconds", "tokens_per_second", "warmup_seconds")

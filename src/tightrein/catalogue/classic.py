@@ -136,4 +136,16 @@ A2C_AS_PPO = Method(
     ),
 )
 
-METHODS = (PPO_CLIP, PPO_KL, A2C_AS_PPO, SPO_METHOD, DPO_DRIFT)
+DUAL_CLIP_PPO = PPO_CLIP.replace(
+    key="dual_clip_ppo",
+    title="PPO that also limits what a runaway ratio of a bad decision can cost",
+    source=Source(
+        "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", 2019, "1912.09729",
+        code="verl compute_policy_loss_vanilla (clip_ratio_c)", differences="the cost limit of 3 is verl's.",
+    ),
+    objective=PPO_CLIP.objective.replace(surrogate=Clip(dual=3.0)),
+    variants=(),
+    relations=(Limit("ppo_clip", setting="objective.surrogate.dual", to=math.inf),),
+)  # fmt: skip
+
+METHODS = (PPO_CLIP, PPO_KL, A2C_AS_PPO, SPO_METHOD, DPO_DRIFT, DUAL_CLIP_PPO)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from ..anchor.controller import AdamDual, MirrorStep
+from ..anchor.controller import AdamDual, Constant, MirrorStep
 from ..credit import GAE
 from ..method import Method, Source, Training
 from ..objective.divergence import ExactNewKL, ExactOldMaxKL
 from ..objective.policy import Importance, PolicyObjective
 from ..objective.value import ValueLoss
+from ..relations import Equals
 from ..step import Adam, Critic, FixUp, NaturalGradient
+
+_PLAIN = {"objective.surrogate": "Importance"}
+_LOSS_ALONE = {"objective.entropy": 0.0, "objective.standardise": False}
 
 TRPO = Method(
     key="trpo",
@@ -34,9 +38,8 @@ TRPO = Method(
         ("released", (("step", NaturalGradient(damping=0.1, slack=1.5, subsample=5)), ("credit.lam", 0.98))),
     ),
     relations=(
-        "its gradient is the policy gradient",
-        "damping -> inf: a step along the plain gradient",
-        "scaling every advantage leaves the full step as it is",
+        Equals("ppo_clip", theirs=_PLAIN),
+        Equals("ppo_clip", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),
     ),
 )
 
@@ -77,8 +80,8 @@ FIXPO = Method(
         ),
     ),
     relations=(
-        "beta = 0 and no second phase: the importance-weighted loss",
-        "its first phase is ppo_kl's with another rule for beta",
+        Equals("ppo_kl", mine=_LOSS_ALONE),
+        Equals("ppo_clip", mine={**_LOSS_ALONE, "objective.trust.controller": Constant(0.0)}, theirs=_PLAIN),
     ),
 )
 
@@ -102,9 +105,8 @@ MDPO_ON = Method(
     ),
     training=Training(epochs=10, envs=8, rollout=256),
     relations=(
-        "one gradient step: the policy gradient",
-        "its exact minimiser is pi_old exp(t A), the natural policy gradient of a table",
-        "coef -> inf: the policy stays",
+        Equals("ppo_clip", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),
+        Equals("ppo_clip", mine={"objective.trust.controller": Constant(0.0)}, theirs=_PLAIN),
     ),
 )
 

@@ -35,7 +35,7 @@ def log_ratio(d: Decisions) -> Array:
 
 def finite_logp(d: Decisions) -> Array:
     """The log-probability where it counts, 0 where masked, never infinite: [B, T]."""
-    return log_difference(d.logp, namespace(d.logp).zeros_like(d.logp), d.weights())
+    return clip(zero_where_masked(at_least_float32(d.logp), d.weights()), -_FINITE, _FINITE)
 
 
 def exp_limited(log_r: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..arrays import Array, at_least_float32, namespace
 from ..settings import Part, setting
-from .polar import ExactPolar, MatrixScale, Polar, RMSScale, Unscaled, scaled_polar
+from .polar import ExactPolar, MatrixScale, NewtonSchulz, Polar, RMSScale, Unscaled, scaled_polar
 
 Axes = Sequence[int | None]  # of each tensor: the axis of a hidden matrix's outputs, None for anything else
 
@@ -99,7 +99,7 @@ class Layerwise(Norm):
 
     equation: ClassVar[str] = "D = the direction of each layer's own norm"
 
-    hidden: Norm = Spectral(scale=RMSScale())
+    hidden: Norm = Spectral(NewtonSchulz(iterations=8, polish=5), RMSScale())
     others: Norm = LInf()
     radius: float = setting(0.2, above=0)
 

@@ -20,9 +20,9 @@ MOVING = ("logp", "value", "entropy")  # with the parameters of `dist`: what car
 Fields = dict[str, Any]
 
 
-def method(key: str, **overrides: Any) -> Method:
+def method(key: str, variant: str = "paper", **overrides: Any) -> Method:
     """The method `key`, with the length that has no default set to the batch's width."""
-    made = named(key, **overrides)
+    made = named(key, variant, **overrides)
     unset = {p: WIDTH for p, v in made.settings().items() if p.endswith("aggregate.length") and v is None}
     return made.override(unset)
 
@@ -67,8 +67,8 @@ def _policies(rng: np.random.Generator, rows: int, width: int, spread: float, ga
     of = {"logp": now, "logp_old": old, "logp_ref": reference, "logp_behaviour": behaviour}
     return {
         **{name: np.asarray(policy.log_prob(action)) for name, policy in of.items()},
-        **{"action": action, "dist": now, "dist_old": old},
-        **{"entropy": np.asarray(now.entropy()), "entropy_old": np.asarray(old.entropy())},
+        "action": action, "dist": now, "dist_old": old,
+        "entropy": np.asarray(now.entropy()), "entropy_old": np.asarray(old.entropy()),
     }
 
 

@@ -31,11 +31,12 @@ def relations(key: str) -> str:
     for relation in mine.relations:
         assert isinstance(relation, Relation), f"in words only: {relation}"
         for seed in (3, 4):
-            _holds(relation, mine, seed)
+            holds(relation, mine, seed)
     return str(len(mine.relations))
 
 
-def _holds(relation: Relation, method: Method, seed: int) -> None:
+def holds(relation: Relation, method: Method, seed: int) -> None:
+    """Raise AssertionError where the relation does not hold on a random batch."""
     if isinstance(relation, Stationary):
         _stationary(relation, method)
         return

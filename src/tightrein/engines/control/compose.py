@@ -25,6 +25,9 @@ GIVEN = (PREPARED - {"reward", "value_next", "terminated", "truncated"}) | {
     "logp", "advantage", "returns", "value", "entropy", "dist",
 }  # fmt: skip
 
+# What a selection may read to stay in a method from language models: the rest is about answers.
+SELECTED_BY = frozenset({"advantage", "entropy_old"})
+
 # What a user can set so that a field is no longer needed.
 REMEDIES = {
     "logp_ref": "there is no reference policy in control: --set objective.reference.coef=0",
@@ -55,12 +58,16 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         f"{type(method.credit).__name__}; step and training are the control defaults; each time step is a row of its "
         "own, so losses are averaged over steps"
     ]
+    kept = tuple(part for part in method.selection if part.needs <= SELECTED_BY)
     imitation = () if method.objective.imitation is None else (method.objective.imitation,)
-    dropped = [type(part).__name__ for part in (*method.reward, *method.selection, *imitation)]
+    parts = (*method.reward, *method.selection, *imitation)
+    dropped = [type(part).__name__ for part in parts if part not in kept]
     if dropped:
         notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
     if method.objective.reference.coef:
         notes.append("the penalty towards a reference policy is off, as control has none")
+    if {"logp_behaviour", "staleness"} & method.objective.needs:
+        notes.append("rollouts here are on-policy: what corrects for older policies has nothing to correct")
     objective = method.objective.replace(
         aggregate=tr.parts.TokenMean(),
         reference=tr.parts.ReferenceKL(),
@@ -69,7 +76,7 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
     )
     credit = tr.parts.GAE(standardise=True)
     return method.replace(
-        credit=credit, step=method.step.hosted(STEP), training=TRAINING, reward=(), selection=(), objective=objective
+        credit=credit, step=method.step.hosted(STEP), training=TRAINING, reward=(), selection=kept, objective=objective
     ), notes
 
 

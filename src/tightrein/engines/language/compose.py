@@ -30,7 +30,7 @@ PREPARED = {
     "pairs": ALWAYS | {"chosen"},
 }
 SEEN = frozenset({"logp", "entropy", "value"})  # at every gradient step
-WHOLE = frozenset({"dist", "dist_old", "action"})  # whole distributions, where a part says how many tokens to keep
+WHOLE = frozenset({"dist", "dist_old", "action"})  # where a part says how many tokens to keep, or there are few
 PRETRAINING = 10  # updates of the critic alone on the embedded model, at most
 
 # What a user can set so that a field is no longer needed.
@@ -56,7 +56,7 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
         notes = [*notes, *more]
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
-    _check(method)
+    _check(method, config)
     return method, notes
 
 
@@ -121,12 +121,12 @@ def _embedded(method: Any) -> tuple[Any, list[str]]:
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []
 
 
-def _check(method: Any) -> None:
+def _check(method: Any, config: LanguageConfig) -> None:
     """Raise TightreinError, before training, for what cannot work."""
     prepared = PREPARED[method.experience]
     if "value" in method.needs or getattr(method.credit, "values", None) is not None:
         prepared |= {"value_old"}
-    whole = WHOLE if any(getattr(part, "top_k", 0) for _, part in method.walk()) else frozenset()
+    whole = WHOLE if config.embedded or any(getattr(p, "top_k", 0) for _, p in method.walk()) else frozenset()
     made = frozenset[str]().union(*(part.provides for part in (*method.reward, method.credit, *method.selection) if part))
     check_supplied(method, "language", prepared | whole, prepared | whole | SEEN | made, REMEDIES)
     if method.training.value_pretraining and "value" not in method.needs:

@@ -21,8 +21,8 @@ FILE = "value_head.safetensors"  # in a model folder, beside the model
 class Critic:
     """One linear layer, 0 at first, with an optimizer of its own.
 
-    It reads the hidden state that the next token is predicted from and leaves that state alone: its error moves the
-    layer and not the policy.
+    It reads the hidden state that the next token is predicted from. Its error reaches the model below too, by way of
+    the method's own loss and optimizer: a layer on features made for prediction alone explains little.
     """
 
     def __init__(self, policy: Policy, learning_rate: float, max_grad_norm: float | None) -> None:
@@ -35,7 +35,7 @@ class Critic:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Values [B, T] from hidden states [B, T, H]."""
-        values: Tensor = self.head(hidden.detach().float())[..., 0]
+        values: Tensor = self.head(hidden.float())[..., 0]
         return values
 
     def step(self, scale: float = 1.0) -> None:

@@ -13,6 +13,7 @@ from tightrein.engines.language.critic import critic_for
 from tightrein.engines.language.evaluate import evaluate
 from tightrein.engines.language.experience import Batch
 from tightrein.engines.language.learner import Learner
+from tightrein.engines.language.offline import known_before
 from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.sources import experience
 from tightrein.engines.language.written import Demonstrations, likelihoods
@@ -59,6 +60,7 @@ class Training:
         if checkpoint is not None:
             self._restore(checkpoint)
             return
+        self._learner.state = known_before(self._setup, self._learner.state)
         self._run.log(0, **self._warm_up, **self._evaluate())
         self._save()
 

@@ -31,6 +31,9 @@ class Work:
         return Work(self.samples.take(rows), take(self.decisions, rows), kept)
 
 
+EVERYTHING = Keeping(2**31, 2.0)
+
+
 class Observer:
     """Fills the fields of Decisions that the method reads and that come from a model.
 
@@ -45,7 +48,7 @@ class Observer:
         self._needs = method.needs
         self.moves = reference is not None and not isinstance(method.anchor, Frozen)
         kept = [part for _, part in method.walk() if getattr(part, "top_k", 0)]
-        self._keeping = Keeping(max(p.top_k for p in kept), max(p.mass for p in kept)) if kept else None
+        self._keeping = Keeping(max(p.top_k for p in kept), max(p.mass for p in kept)) if kept else EVERYTHING
 
     def before(self, batch: Batch, generator: torch.Generator) -> Work:
         """The batch with what is read of the policy as it is before the first step, and of the reference.

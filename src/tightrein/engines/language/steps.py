@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tightrein.errors import TightreinError
 
-SEPARATORS = {"newline": r"\n+", "sentence": r"(?<=[.!?])\s+|\n+"}  # a step ends behind what these find
+# A step ends behind what these find; a space between sentences begins the next, as it does in most tokenizers.
+SEPARATORS = {"newline": r"\n+", "sentence": r"(?<=[.!?])(?=[^\S\n])|\n+"}
 DEFAULT, EMBEDDED = "newline", "2"  # the embedded model answers in a few characters
 
 

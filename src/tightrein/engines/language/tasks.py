@@ -20,6 +20,7 @@ from tightrein.errors import TightreinError, require, unknown
 
 # Parameters of a task where the user gives none and the embedded model is to learn it within a minute.
 EASED = {"spell_backward": {"min_word_len": "5", "max_word_len": "5"}}
+Functions = Callable[..., Any] | Sequence[str | Callable[..., Any]] | None  # one reward function, or several
 MOST = 20_000  # problems that are generated; training passes over them again after that
 
 
@@ -61,7 +62,7 @@ def load_task(
     config: LanguageConfig,
     wanted: int,
     dataset: Any = None,
-    reward: Callable[..., Any] | None = None,
+    reward: Functions = None,
     tools: Sequence[str | Callable[[str], Any]] = (),
     experience: str = "rollouts",
 ) -> Task:
@@ -175,7 +176,7 @@ def _distinct(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _from_dataset(
-    config: LanguageConfig, dataset: Any, reward: Callable[..., Any] | None, experience: str
+    config: LanguageConfig, dataset: Any, reward: Functions, experience: str
 ) -> Task:
     name = config.subject
     asked = experience in ("rollouts", "mixed")
@@ -186,7 +187,7 @@ def _from_dataset(
         problems = list({p.text: p for p in problems}.values())
     random.Random(config.seed).shuffle(problems)
     train, held = _split(problems, config)
-    given = [reward] if reward else config.reward
+    given = config.reward if reward is None else [reward] if callable(reward) else reward
     scored = ensemble(given, config.reward_weights) if given else exact if config.embedded else None
     return Task(name, train, held, scored)
 

@@ -15,7 +15,7 @@ from tightrein.engines.language.models import load_pretrained
 from tightrein.engines.language.rollout import check_values
 from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
-from tightrein.engines.language.tasks import load_task
+from tightrein.engines.language.tasks import Functions, load_task
 from tightrein.engines.language.tools import name_of
 from tightrein.errors import require
 from tightrein.runs import Interrupt, Run
@@ -28,12 +28,12 @@ def train(
     config: LanguageConfig,
     *,
     dataset: Any = None,
-    reward: Callable[..., Any] | None = None,
+    reward: Functions = None,
     tools: Sequence[str | Callable[[str], Any]] = (),
 ) -> dict[str, Any]:
     """Trains the model of `config`, writing the run folder, and returns its summary.
 
-    dataset (a datasets.Dataset or a list of dicts), reward (a callable of TRL's signature) and tools (functions of a
+    dataset (a datasets.Dataset or a list of dicts), reward (one or more functions of TRL's signature) and tools (functions of a
     text, or names) may be given in place of their names.
 
     Raises:

@@ -138,14 +138,15 @@ class Dialogue:
         return Conversation(self, tokenizer, problems)
 
     def call_in(self, text: str) -> Call | None:
-        """The call that ends this turn, if there is one."""
+        """The last call in this text, if there is one."""
+        found: list[tuple[int, Call]] = []
         for name in self.names:
             before, after = self.form.ends(name)
             body, closed, _ = text.rpartition(after)
             _, opened, inside = body.rpartition(before) if before else ("", "opened", body)
             if closed and opened and after not in inside:
-                return Call(name, inside)
-        return None
+                found.append((len(body), Call(name, inside)))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 class Conversation:
@@ -174,7 +175,7 @@ class Conversation:
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self._turn[row].append(token)
             if token in self._closers:
-                call = self._dialogue.call_in(self._tokenizer.decode(self._turn[row]))
+                call = self._dialogue.call_in(self._tokenizer.decode(self._turn[row], skip_special_tokens=True))
                 if call is not None:
                     self._calls[row].append(call)
                     callers.append(row)

@@ -47,7 +47,9 @@ class Clip(Surrogate):
 
     def idle(self, d: Decisions) -> Array:
         """See Surrogate: outside the bounds, on the side to which the advantage pulls."""
-        return (self.clipped(d) != 0) & ((self.ratio(d) - 1) * self.advantage(d) > 0)
+        r, advantage = self.ratio(d), self.advantage(d)
+        low, high = self.bounds(d, r, advantage)
+        return ((r < low) & (advantage < 0)) | ((r > high) & (advantage > 0))
 
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and what the bounds have to say."""

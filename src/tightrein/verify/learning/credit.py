@@ -47,15 +47,27 @@ class Spelling:
 
 def of(table: Array, prompt: Array, token: Array) -> Array:
     """The entries of a [prompts, length, tokens] table at these tokens: [B, length]."""
-    _, length, tokens = table.shape
-    index = (prompt[:, None] * length + np.arange(length)) * tokens + token
+    length = table.shape[1]
+    return at(table, places(prompt, length), token)
+
+
+def at(table: Array, place: Array, token: Array) -> Array:
+    """The entries of a [..., tokens] table at these places, counted through, and tokens: [B, T]."""
+    index = place * table.shape[-1] + token
     if isinstance(table, np.ndarray):
         return table.reshape(-1)[index]
     xp = namespace(table)
     return xp.reshape(xp.take(xp.reshape(table, (-1,)), convert(index.reshape(-1), autodiff())), index.shape)
 
 
-def asked(task: Spelling, logp: Array, prompt: Array, group: Array, rng: np.random.Generator) -> tuple[Array, Decisions]:
+def places(prompt: Array, length: int) -> Array:
+    """Where in a table the tokens of answers to these prompts stand, counted through: [B, length]."""
+    return prompt[:, None] * length + np.arange(length)
+
+
+def asked(
+    task: Spelling, logp: Array, prompt: Array, group: Array, rng: np.random.Generator
+) -> tuple[Array, Decisions]:
     """(tokens, what a method prepares) of one answer to each of these prompts."""
     token = task.answers(logp, prompt, rng)
     return token, Decisions(
@@ -68,18 +80,18 @@ def asked(task: Spelling, logp: Array, prompt: Array, group: Array, rng: np.rand
     )
 
 
-def learn(table: Table, m: Method, d: Decisions, prompt: Array, token: Array, steps: int = 1) -> Decisions:
-    """Gradient steps on a prepared batch; returns it as the policy after them sees it."""
+def learn(table: Table, m: Method, d: Decisions, place: Array, token: Array, steps: int = 1) -> Decisions:
+    """Gradient steps on a prepared batch, at these places of the table; returns it as the policy after them sees it."""
     there = decisions({name: x for name, x in vars(d).items() if x is not None}, autodiff())
     for _ in range(steps):
-        table.step(lambda logp: m.loss(there.replace(logp=of(logp, prompt, token))).value)
-    return d.replace(logp=of(table.logp, prompt, token))
+        table.step(lambda logp: m.loss(there.replace(logp=at(logp, place, token))).value)
+    return d.replace(logp=at(table.logp, place, token))
 
 
 @shows("dcpo_dynamic_clip")
 @double_precision()
 def dcpo() -> Shown:
-    """Groups that all earned the same teach after the first visit; rare tokens are clipped less; the memory is saved."""
+    """All-equal groups teach after the first visit; rare tokens are clipped less; the memory survives saving."""
     m, task, rng = method("dcpo_dynamic_clip"), Spelling.make(30, 3, 8, 4.0, seed=0), np.random.default_rng(1)
     table, state = Table(task.logits), m.init(30)
     prompt, group = np.repeat(np.arange(30), 8), np.repeat(np.arange(30), 8)
@@ -89,7 +101,7 @@ def dcpo() -> Shown:
     for visit in range(12):
         token, d = asked(task, table.logp, prompt, group, rng)
         d = m.prepare(d, state)
-        after = learn(table, m, d, prompt, token, steps=6)
+        after = learn(table, m, d, places(prompt, token.shape[1]), token, steps=6)
         same = np.ptp(d.reward.reshape(30, 8), axis=1) == 0
         known = same & (state["credit"]["deviation"] > 0)
         equal += int(same.sum()) * (visit > 0)
@@ -102,7 +114,10 @@ def dcpo() -> Shown:
     own, wide = (float(np.concatenate(rare[name]).mean()) for name in ("own", "fixed"))
     exact = _survives_saving(state["credit"])
     gain = task.rate(table.logp).mean() - task.rate(log_softmax(task.logits)).mean()
-    says = f"{taught} of {equal} all-equal groups seen again teach (GRPO: 0); clipped below q = .1: {own:.1%}, at fixed .2 {wide:.1%}"
+    says = (
+        f"{taught} of {equal} all-equal groups seen again teach, of GRPO none; tokens of q < .1 clipped: {own:.1%}, "
+        f"with fixed widths {wide:.1%}"
+    )
     return Shown(f"{says}; success +{gain:.2f}", taught > 0 and own < wide and exact and gain > 0)
 
 
@@ -121,7 +136,9 @@ def single_stream_spo() -> Shown:
     prompts, size = 200, 100
     m, task, rng = method("single_stream_spo"), Spelling.make(prompts, 1, 6, 5.0, seed=0), np.random.default_rng(1)
     table = Table(task.logits, learning_rate=0.02)
-    started = np.stack([asked(task, table.logp, np.arange(prompts), np.arange(prompts), rng)[1].reward for _ in range(8)])
+    started = np.stack(
+        [asked(task, table.logp, np.arange(prompts), np.arange(prompts), rng)[1].reward for _ in range(8)]
+    )
     state = m.init(prompts) | {"credit": m.credit.after(started.sum(0), 8)}  # type: ignore[union-attr]
     last: dict[int, tuple[int, float]] = {}
     before = task.rate(table.logp).mean()
@@ -130,7 +147,7 @@ def single_stream_spo() -> Shown:
         prompt = rng.choice(prompts, size, replace=False, p=weights / weights.sum())
         token, d = asked(task, table.logp, prompt, np.arange(size), rng)
         d = m.prepare(d.replace(drift=np.zeros(size)), state)
-        after = learn(table, m, d, prompt, token)
+        after = learn(table, m, d, places(prompt, token.shape[1]), token)
         now = table.logp
         moved = [abs(now[q, 0, last[q][0]] - last[q][1]) if q in last else 0.0 for q in prompt.tolist()]
         last |= {q: (int(t), now[q, 0, int(t)]) for q, t in zip(prompt.tolist(), token[:, 0], strict=True)}
@@ -162,9 +179,11 @@ def d3s() -> Shown:
     for update in range(60):
         token, d = asked(task, table.logp, prompt, group, rng)
         d = m.prepare(d, state)
-        state = m.update(state, learn(table, m, d, prompt, token), (update + 1) / 60)
+        state = m.update(state, learn(table, m, d, places(prompt, token.shape[1]), token), (update + 1) / 60)
     after = task.rate(table.logp).mean()
-    says = f"the chosen quarter pulls harder than a random one in {wins / 2:.0f}% of 200 batches; success {before:.2f} -> "
+    says = (
+        f"the chosen quarter pulls harder than a random one in {wins / 2:.0f}% of 200 batches; success {before:.2f} -> "
+    )
     return Shown(f"{says}{after:.2f}", wins > 180 and after > before + 0.1)
 
 

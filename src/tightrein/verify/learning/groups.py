@@ -47,8 +47,8 @@ def gvpo() -> Shown:
     found = fitted(lambda logp: m.loss(d.replace(logp=rows.of(logp)[:, None])).value, given.reference)
     distance = kl(given.optimum(given.rewards / 0.5), found)
     before, after = _stale(m, given, lag=5, updates=200)
-    says = f"KL to the optimal policy {distance:.0e}; expected reward {before:.2f} -> {after:.2f} with groups 5 updates old"
-    return Shown(says, distance < 1e-8 and after > before + 1)
+    online = f"expected reward {before:.2f} -> {after:.2f} with groups 5 updates old"
+    return Shown(f"KL to the optimal policy {distance:.0e}; {online}", distance < 1e-8 and after > before + 1)
 
 
 def _stale(m: Method, given: Problem, lag: int, updates: int) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def _stale(m: Method, given: Problem, lag: int, updates: int) -> tuple[float, fl
 @shows("disco")
 @double_precision()
 def disco() -> Shown:
-    """Hard and easy questions weigh alike, right answers come to score above wrong ones, and the KL stays near delta."""
+    """Hard and easy questions weigh alike, right answers come to score above wrong ones, the KL stays near delta."""
     ratio = {key: _weight(key, 1) / _weight(key, 4) for key in ("disco", "grpo")}
     given, rng, delta = problem(), np.random.default_rng(0), 1e-3
     right = (given.rewards > 1).astype(float)
@@ -81,9 +81,9 @@ def disco() -> Shown:
         stats.append((float(seen["auc"]), float(seen["kl_k1"])))
     (auc, _), (later, _) = np.mean(stats[:3], axis=0), np.mean(stats[-20:], axis=0)
     drift = float(np.mean([found for _, found in stats]))
-    says = f"weight of 1 right in 8 to 4 in 8: {ratio['disco']:.2f} (GRPO {ratio['grpo']:.2f}); AUC {auc:.2f} -> {later:.2f}; "
+    weight = f"weight of 1 right in 8 to 4 in 8: {ratio['disco']:.2f} (GRPO {ratio['grpo']:.2f})"
     holds = abs(ratio["disco"] - 1) < 1e-6 and later > auc and delta / 3 < drift < 3 * delta
-    return Shown(f"{says}KL {drift:.1e} a step, delta {delta:g}", holds)
+    return Shown(f"{weight}; AUC {auc:.2f} -> {later:.2f}; KL {drift:.1e} a step, delta {delta:g}", holds)
 
 
 def _weight(key: str, right: int) -> float:

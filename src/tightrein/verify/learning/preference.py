@@ -63,7 +63,9 @@ def ipo() -> Shown:
     found = fitted(expected_pairs(m.objective, given, np.exp(given.reference)), given.reference)
     distance = kl(given.optimum(wins / tau), found)
     margins = {key: _margin_of_a_sure_preference(method(key, beta=tau)) for key in ("ipo", "dpo")}
-    says = f"KL to the closed form {distance:.0e}; one sure preference: margin {margins['ipo']:.3f} = 1 / (2 beta), DPO's "
+    says = (
+        f"KL to the closed form {distance:.0e}; one sure preference: margin {margins['ipo']:.3f} = 1 / (2 beta), DPO's "
+    )
     holds = distance < 1e-5 and abs(margins["ipo"] - 1 / (2 * tau)) < 1e-3 and margins["dpo"] > 5
     return Shown(f"{says}{margins['dpo']:.1f} and growing", holds)
 

@@ -38,8 +38,8 @@ def trpo() -> Shown:
     kl, gain, accepted = (column(lines, name) for name in ("kl_step", "surrogate_gain", "accepted"))
     solved = sum(value >= 475 for value in summary["eval_return"])
     says = (
-        f"{solved} of 4 seeds solve CartPole in 50 updates of 1,024 steps; largest mean KL {kl.max():.4f} (delta 0.01), "
-        f"smallest gain {gain.min():.1e}, {accepted.mean():.0%} of the updates accepted"
+        f"{solved} of 4 seeds solve CartPole in 50 updates of 1,024 steps; largest mean KL {kl.max():.4f} for "
+        f"delta 0.01, smallest gain {gain.min():.1e}, {accepted.mean():.0%} of the updates accepted"
     )
     return Shown(says, bool(kl.max() <= 0.015 and gain.min() >= 0 and solved >= 3))
 

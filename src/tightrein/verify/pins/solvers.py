@@ -80,7 +80,7 @@ def no_gradient_no_update() -> None:
 
 @pin("trpo")
 def the_search_halves_until_it_fits() -> None:
-    """The step is halved until KL <= slack delta and the surrogate does not fall; where it always does, nothing moves."""
+    """The step is halved until KL <= slack delta and the surrogate gains; where it never does, nothing moves."""
     start, full = np.zeros(2), EXACT.full_step(SLOPE, fisher)
 
     def evaluate(x: Array) -> tuple[Array, Array]:
@@ -106,7 +106,8 @@ def fisher_matrix_of_a_softmax() -> None:
     def slope(x: Array) -> Array:
         old = Categorical(convert(logits, batches.autodiff()))
         given = {"x": convert(x, batches.autodiff())}
-        return np.asarray(convert(value_and_gradient(lambda new: old.kl(Categorical(new["x"])), given)[1]["x"], "NumPy"))
+        _, found = value_and_gradient(lambda new: old.kl(Categorical(new["x"])), given)
+        return np.asarray(convert(found["x"], "NumPy"))
 
     columns = [(slope(logits + step * e) - slope(logits - step * e)) / (2 * step) for e in np.eye(4)]
     near(np.stack(columns), np.diag(p) - np.outer(p, p), 1e-9)
@@ -131,7 +132,7 @@ def the_multiplier_follows_the_largest_divergence() -> None:
 @pin("fixpo")
 def the_penalty_is_beta_times_the_mean() -> None:
     """The loss is -r A + beta KL(pi_old || pi) - 0.01 H at the multiplier that the state holds."""
-    m = method("fixpo", **{"objective.value.coef": 0.0, "objective.standardise": False})
+    m = method("fixpo").override({"objective.value.coef": 0.0, "objective.standardise": False})
     d = table(np.array([0.6, -0.2, 0.1]), np.array([0.0, 0.3, -0.1]), np.array([1.0, -1.0, 0.5]))
     d = d.replace(entropy=d.dist.entropy())  # type: ignore[union-attr]
     kl = float(d.dist_old.kl(d.dist)[0, 0])  # type: ignore[union-attr,arg-type]

@@ -108,6 +108,13 @@ def exact_polar() -> None:
     assert not ExactPolar()(0 * g).any()
 
 
+@pin("muon", "ntr_momentum")
+def polished() -> None:
+    """Eight quintic and five cubic iterations give the exact polar factor."""
+    g = np.random.default_rng(0).standard_normal((48, 64))
+    assert_allclose(NewtonSchulz(iterations=8, polish=5)(g), ExactPolar()(g), atol=1e-6)
+
+
 @pin("muon")
 def heavy_ball() -> None:
     """Heavy-ball momentum (m = b m + g, u = g + b m) gives the same O as the average."""
