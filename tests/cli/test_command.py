@@ -149,6 +149,7 @@ def test_a_reader_that_stops_early_is_no_error():
         (["--set", "a=1", "--seeds", "2", "--set", "b=2", "c=3"], ["--seeds", "2", "--set", "a=1", "b=2", "c=3"]),
         (["--set=a=1", "--resume", "--set=b=-2"], ["--resume", "--set", "a=1", "b=-2"]),
         (["--set"], ["--set"]),
+        (["--reward", "a:f", "--reward=b:g", "--set", "a=1"], ["--reward", "a:f", "b:g", "--set", "a=1"]),
     ],
 )
 def test_set_may_be_repeated(given, wanted):

@@ -51,9 +51,10 @@ def test_variants_are_settings_too() -> None:
 
 @pytest.mark.parametrize("key", tr.methods())
 def test_every_method_says_where_it_comes_from(key: str) -> None:
-    source = tr.method(key).source
+    method = tr.method(key)
+    source = method.source
     assert source.paper
-    assert source.arxiv
-    assert source.code
-    assert not source.reconstruction
-    assert tr.method(key).objective.surrogate.equation
+    assert source.arxiv or source.code
+    assert source.code or source.read != "code"
+    assert source.differences or not source.reconstruction  # what was filled in is said
+    assert any(getattr(part, "equation", "") for path, part in method.walk() if path.startswith("objective"))

@@ -107,10 +107,16 @@ def test_continuations_that_the_limit_cuts_are_worth_nothing(policy):
 def test_a_run_with_values_by_sampling(tmp_path):
     summary = train(
         LanguageConfig(
-            method="grpo", updates=2, prompts=8, group_size=4, eval_problems=20, warmup_steps=30, quiet=True,
+            method="grpo",
+            updates=2,
+            prompts=8,
+            group_size=4,
+            eval_problems=20,
+            warmup_steps=30,
+            quiet=True,
             out=tmp_path / "run",
             set=("credit=TurnGAE", "credit.values=MonteCarloValues", "credit.gamma=1", "credit.lam=0"),
-        )  # fmt: skip
+        )
     )
     assert summary["step"] == 2
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

@@ -155,8 +155,8 @@ def last_arrays(folder: Path) -> bytes:
 
 def test_a_killed_run_with_memory_lag_and_a_sampler_of_its_own_goes_on_bit_for_bit(tmp_path):
     flags = ["--method", "single_stream_spo", "--problems", "40", "--lag", "1", "--sampler-dtype", "bfloat16",
-             "--updates", "4", "--checkpoint-every", "1", "--eval-every", "4", "--prompts", "16", "--eval-problems", "20",
-             "--warmup-steps", "10", "--quiet", "--out"]  # fmt: skip
+             "--updates", "4", "--checkpoint-every", "1", "--eval-every", "4", "--prompts", "16",
+             "--eval-problems", "20", "--warmup-steps", "10", "--quiet", "--out"]  # fmt: skip
     command = [sys.executable, "-m", "tightrein", "train", "language", *flags]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -106,7 +106,7 @@ def test_calls_are_found(form, text, call):
 
 def test_forms_that_cannot_work_are_refused():
     for form in ({"call": "<python>"}, {"reply": "none"}, {"call": "<..."}):
-        with pytest.raises(TightreinError, match="--call|--reply"):
+        with pytest.raises(TightreinError, match=r"--call|--reply"):
             Form(**form)
     with pytest.raises(TightreinError, match="apart"):
         Dialogue(echo, ("a", "b"), Form("[...]"))

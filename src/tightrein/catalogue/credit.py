@@ -64,7 +64,8 @@ SINGLE_STREAM_SPO = Method(
         arxiv="2509.13232",
         code="verl-project/verl-recipe spo/spo_ray_trainer.py: fit, _get_spo_rho",
         differences="where a batch asks a prompt twice the code keeps what the last answer alone would have left; here "
-        "both count. The code draws from the next chunk of the data, by the same weights.",
+        "both count. The code draws from the next chunk of the data, by the same weights, and measures the drift "
+        "after an update; the language engine before it, so that as many updates lie between.",
     ),
     credit=BetaTracker(),
     curriculum=UncertaintyCurriculum(),
@@ -187,7 +188,6 @@ VINEPPO = Method(
         Equals(
             "turn_ppo",
             "advantage",
-            mine={"credit.values": None},
             theirs={"gamma": 1.0, "lam": 0.0, "credit.standardise": False},
         ),
     ),

@@ -10,6 +10,8 @@ from tightrein.engines import CONFIGS
 from tightrein.errors import require
 from tightrein.runs.run import is_finished
 
+REPEATABLE = ("--set", "--reward", "--reward-weights", "--tools")
+
 
 def train(engine: str, given: list[str]) -> None:
     """Parse the flags of the engine, train, and say where the run is and what it reached.
@@ -41,18 +43,19 @@ def _config(engine: str, given: list[str]) -> Any:
 
 
 def gather(given: list[str]) -> list[str]:
-    """All values of all `--set` behind a single one at the end, so that it may be repeated."""
+    """All values of every repeatable flag behind a single one at the end, so that it may be repeated."""
     rest: list[str] = []
-    values: list[str] = []
-    inside = False
+    values: dict[str, list[str]] = {}
+    into = rest
     for word in given:
-        if word == "--set" or word.startswith("--"):
-            inside = word == "--set"
-            values += [word.removeprefix("--set=")] if word.startswith("--set=") else []
-            rest += [] if inside or word.startswith("--set=") else [word]
+        flag, equals, value = word.partition("=")
+        if flag in REPEATABLE:
+            into = values.setdefault(flag, [])
+            into += [value] if equals else []
         else:
-            (values if inside else rest).append(word)
-    return [*rest, "--set", *values] if values or "--set" in given else rest
+            into = rest if word.startswith("--") else into
+            into.append(word)
+    return [*rest, *(word for flag, several in values.items() for word in (flag, *several))]
 
 
 def _resume_command(engine: str, given: list[str], config: Any) -> str:

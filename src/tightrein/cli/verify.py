@@ -8,6 +8,7 @@ from typing import Any
 
 import tightrein
 from tightrein.errors import require
+from tightrein.verify import results
 from tightrein.verify.table import draw, failures, run
 
 
@@ -25,9 +26,13 @@ def verify(keys: tuple[str, ...], learning: bool, write: bool, workers: int) -> 
         rows = run(chosen, learning, workers, step)
     console = _console()
     console.print(draw(rows))
+    for key, cells in rows.items() if learning else ():
+        console.print(f"{key}: {cells['learning'].says}", markup=False)
     wrong = failures(rows)
     for line in wrong:
         console.print(line, style="red", markup=False)
+    if write:
+        console.print(f"written: {results.write(rows, learning)}", style="dim")
     console.print(f"{len(rows)} methods in {time.perf_counter() - started:.0f} s", style="dim")
     return 1 if wrong else 0
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays import Array, atleast, clip, namespace, scatter_sum, stop_gradient, zero_where_masked
 from ..decisions import Decisions
+from ..errors import TightreinError
 from ..settings import setting
 from .base import Credit
 from .group import alive, spread
@@ -33,6 +34,13 @@ class BetaTracker(Credit):
     low: float = setting(0.875, at_least=0, below=1)
     high: float = setting(0.96, at_least=0, at_most=1)
     offline: int = setting(8, at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise TightreinError(
+                f"BetaTracker keeps at least {self.low} and at most {self.high} of its counts", "give low <= high"
+            )
 
     def init(self, prompts: int) -> dict[str, Array]:
         """Of no prompt an answer has been seen: a = b = 1/2."""

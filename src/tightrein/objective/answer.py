@@ -62,6 +62,12 @@ def alive(d: Decisions) -> Array:
     return xp.astype(xp.any(weights != 0, axis=1), weights.dtype)
 
 
+def right(d: Decisions, threshold: float) -> Array:
+    """1 for an answer whose reward reaches `threshold`, up to rounding, else 0: [B]."""
+    living = alive(d)
+    return living * namespace(living).astype(d.outcome() >= threshold - 1e-6, living.dtype)
+
+
 def mean_over_groups(x: Array, group: Array, rows: Array) -> Array:
     """Mean over groups of what each has once; 0 without any.
 

@@ -10,7 +10,6 @@ from ..arrays import (
     at_least_float32,
     atleast,
     largest,
-    masked_mean,
     namespace,
     stop_gradient,
     zero_where_masked,
@@ -28,8 +27,8 @@ def covariance(d: Decisions) -> Array:
     xp = namespace(mask)
     advantage = zero_where_masked(at_least_float32(d.advantage) + xp.zeros_like(mask), mask)
     logp = stop_gradient(finite_logp(d))
-    product = (advantage - masked_mean(advantage, mask)) * (logp - masked_mean(logp, mask))
-    return zero_where_masked(product, mask)
+    count = atleast(xp.sum(mask), 1)
+    return mask * (advantage - xp.sum(advantage) / count) * (logp - xp.sum(logp) / count)
 
 
 def top_share(x: Array, candidates: Array, share: float, mask: Array) -> Array:

@@ -53,6 +53,6 @@ def _stats(d: Decisions, own: Loss, shown: Loss) -> dict[str, Array]:
     share = masked_mean(namespace(rows).astype(d.demonstration != 0, rows.dtype), rows)
     return {
         **own.stats,
-        **{f"demonstration_{name}": value for name, value in shown.stats.items()},
+        "demonstration_loss": shown.stats["policy_loss"],
         "demonstration_share": share,
     }

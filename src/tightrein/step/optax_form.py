@@ -70,7 +70,7 @@ def limited(step: Optimizer, inner: Any) -> Any:
         return LimitState(step.clipping_state(zero), zero, zero, inner.init(params))
 
     def update(gradients: Any, state: LimitState, params: Any = None) -> tuple[Any, LimitState]:
-        norm = optax.global_norm(gradients)
+        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
         limit, clipping = step.limit(norm, state.clipping)
         factor = jnp.minimum(1.0, limit / (norm + 1e-6))
         steps, behind = inner.update(jax.tree.map(lambda g: g * factor, gradients), state.inner, params)

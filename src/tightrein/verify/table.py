@@ -10,15 +10,16 @@ from typing import Any
 
 from ..errors import require
 from .columns import FAST, Cell, cell, learning_run
+from .results import recorded
 
 Rows = dict[str, dict[str, Cell]]
 MARKS = {"passed": "[green]✓[/]", "failed": "[bold red]✗[/]", "not applicable": "[dim]–[/]"}
 
 
 def row(key: str, learning: bool) -> tuple[str, dict[str, Cell]]:
-    """The cells of one method, by column."""
+    """The cells of one method, by column; learning is run now, or as it was recorded."""
     cells = {name: cell(check, key) for name, check in FAST.items()}
-    return key, cells | ({"learning": cell(learning_run, key)} if learning else {})
+    return key, cells | {"learning": cell(learning_run, key) if learning else recorded(key)}
 
 
 def run(keys: Sequence[str], learning: bool, workers: int, step: Callable[[str], None]) -> Rows:
@@ -45,7 +46,7 @@ def draw(rows: Rows) -> Any:
     columns = list(next(iter(rows.values()), {}))
     table.add_column("method", style="bold cyan", no_wrap=True)
     for name in columns:
-        table.add_column(name, overflow="fold" if name == "learning" else "ellipsis", no_wrap=name != "learning")
+        table.add_column(name, no_wrap=True)
     for key, cells in rows.items():
         table.add_row(key, *(_cell(cells[name], name) for name in columns))
     return table
@@ -54,7 +55,7 @@ def draw(rows: Rows) -> Any:
 def _cell(cell: Cell, column: str) -> str:
     if cell.state in ("not installed", "not run"):
         return f"[yellow]{cell.state}[/]"
-    shown = cell.says if cell.state == "passed" and cell.says != "all" else ""
+    shown = cell.says if cell.state == "passed" and column not in ("inputs", "learning") else ""
     return f"{MARKS[cell.state]} {shown}".strip()
 
 

@@ -1,13 +1,12 @@
 """Rows of a dataset as problems: the columns that each kind of experience needs, in TRL's conventions.
 
-rollouts: `prompt`, and `answer` for worked examples. demonstrations and mixed: `prompt` and `completion`, or `messages`.
-pairs: `prompt`, `chosen` and `rejected`, or the last two alone with the prompt as what both begin with. Each is plain
-text or a list of messages.
+rollouts: `prompt`, and `answer` for worked examples. demonstrations and mixed: `prompt` and `completion`, or
+`messages`. pairs: `prompt`, `chosen` and `rejected`, or the last two alone, the prompt being what both begin with. Each
+is plain text or a list of messages.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,10 +44,10 @@ def _asked(row: Row, fault: Fault) -> Problem:
 
 def _demonstrated(row: Row, fault: Fault) -> Problem:
     if "messages" in row and "prompt" not in row:
-        *prompt, last = _messages(row, "messages", fault)
-        if not prompt:
+        *before, last = _messages(row, "messages", fault)
+        if not before:
             raise fault("messages", "is one message alone", "begin with what the user says")
-        return Problem(prompt, _reply([last], "messages", fault), _others(row, "messages"))
+        return Problem(before, _reply([last], "messages", fault), _others(row, "messages"))
     prompt = _prompt(row, fault)
     remedy = "rename the column that holds the expert's answer, for example rename_column('answer', 'completion')"
     return Problem(prompt, _text(row, "completion", fault, remedy), _others(row, "prompt"))
@@ -77,13 +76,13 @@ READERS: dict[str, Callable[[Row, Fault], Problem]] = {
 def _with_prompt(row: Row, fault: Fault) -> Row:
     """The row with what both answers begin with as their prompt."""
     chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        shared = len(os.path.commonprefix([chosen, rejected]))
-        shared = max(chosen.rfind(edge, 0, shared) + 1 for edge in (" ", "\n"))  # no word is cut
-    else:
+    text = isinstance(chosen, str) and isinstance(rejected, str)
+    if not text:
         chosen, rejected = (_messages(row, column, fault) for column in ("chosen", "rejected"))
-        same = [a == b for a, b in zip(chosen, rejected, strict=False)]
-        shared = same.index(False) if False in same else len(same)
+    same = [a == b for a, b in zip(chosen, rejected, strict=False)]
+    shared = same.index(False) if False in same else len(same)
+    if text:
+        shared = max(chosen.rfind(" ", 0, shared), chosen.rfind("\n", 0, shared)) + 1  # no word is cut
     if not shared:
         raise fault("rejected", "does not begin as chosen does", "add a column 'prompt', or begin both with the prompt")
     return {**row, "prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}

@@ -6,6 +6,7 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.games import GAMES
 from tightrein.engines.settings import check_step, check_supplied, flags
 from tightrein.errors import TightreinError
 from tightrein.step import Optimizer
@@ -16,7 +17,10 @@ TRAINING = tr.Training(epochs=1, minibatches=4, group_size=8)
 # Of every method on the embedded model: papers set these for models ten thousand times its size.
 # The large eps makes Adam's first steps, and those on parameters with little gradient, small.
 EMBEDDED_STEP = tr.parts.Adam(learning_rate=2e-3, beta2=0.99, eps=1e-3, max_grad_norm=1.0, anneal=True)
+GAME_STEP = EMBEDDED_STEP.replace(learning_rate=5e-4)  # its answers are four times as long, and more is lost by a slip
 EMBEDDED_TRAINING = tr.Training(epochs=1, minibatches=2, group_size=8)
+# Length-adaptive lambda is 0 for answers of up to 1/alpha tokens: the paper's have thousands, the embedded model's six.
+EMBEDDED_ALPHA = 5.0
 
 # Fields of Decisions that this engine fills before `prepare`: of any experience, of answers of the policy, ...
 ALWAYS = frozenset(
@@ -52,7 +56,7 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     check_step(method, "language", (Optimizer,))
     method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:
-        method, more = _embedded(method)
+        method, more = _embedded(method, GAME_STEP if config.dataset is None and config.task in GAMES else EMBEDDED_STEP)
         notes = [*notes, *more]
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
@@ -105,18 +109,20 @@ def _with_values(method: Any) -> tuple[Any, list[str]]:
     return method.override(undiscounted), [note]
 
 
-def _embedded(method: Any) -> tuple[Any, list[str]]:
+def _embedded(method: Any, step: Optimizer) -> tuple[Any, list[str]]:
     own = method.training
     fixed = own.group_size == 1 or method.objective.whole_groups  # as many answers as the method is made for
     training = EMBEDDED_TRAINING.replace(
         group_size=min(own.group_size, EMBEDDED_TRAINING.group_size) if fixed else EMBEDDED_TRAINING.group_size,
         value_pretraining=min(own.value_pretraining, PRETRAINING),
     )
-    ours = method.replace(step=method.step.hosted(EMBEDDED_STEP), training=training)
+    ours = method.replace(step=method.step.hosted(step), training=training)
+    ours = ours.override({path: EMBEDDED_ALPHA for path in ours.settings() if path == "credit.alpha"})
     if method.home != "language":
         return ours, []
     before, after = method.settings(), ours.settings()
-    changed = [path for path in after if path.startswith(("step.", "training.")) and after[path] != before.get(path)]
+    preset = ("step.", "training.", "credit.alpha")
+    changed = [path for path in after if path.startswith(preset) and after[path] != before.get(path)]
     listed = ", ".join(f"{path} {after[path]} (paper {before.get(path)})" for path in changed)
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []
 
@@ -127,7 +133,8 @@ def _check(method: Any, config: LanguageConfig) -> None:
     if "value" in method.needs or getattr(method.credit, "values", None) is not None:
         prepared |= {"value_old"}
     whole = WHOLE if config.embedded or any(getattr(p, "top_k", 0) for _, p in method.walk()) else frozenset()
-    made = frozenset[str]().union(*(part.provides for part in (*method.reward, method.credit, *method.selection) if part))
+    parts = (*method.reward, method.credit, *method.selection)
+    made = frozenset[str]().union(*(part.provides for part in parts if part is not None))
     check_supplied(method, "language", prepared | whole, prepared | whole | SEEN | made, REMEDIES)
     if method.training.value_pretraining and "value" not in method.needs:
         raise TightreinError(

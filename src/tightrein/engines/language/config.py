@@ -99,7 +99,16 @@ class LanguageConfig:
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
         counts = ("updates", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens", "warmup_examples")
-        others = ("problems", "turns", "learning_rate", "temperature", "eval_problems", "eval_every", "checkpoint_every", "top_p")
+        others = (
+            "problems",
+            "turns",
+            "learning_rate",
+            "temperature",
+            "eval_problems",
+            "eval_every",
+            "checkpoint_every",
+            "top_p",
+        )
         for name in (*counts, *others):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -157,7 +166,8 @@ class Plan:
         """The plan for `config` with this method."""
         training, asks = method.training, method.experience in ("rollouts", "mixed")
         updates = config.updates or (200 if config.embedded else 100)
-        prompts = config.prompts or (128 if config.embedded else 8) * (ALONE if asks and training.group_size == 1 else 1)
+        usual = (128 if config.embedded else 8) * (ALONE if asks and training.group_size == 1 else 1)
+        prompts = config.prompts or usual
         pieces = prompts if method.objective.whole_groups or not asks else prompts * training.group_size
         if training.minibatches > pieces:
             kind = "answers" if pieces > prompts else method.experience if not asks else "groups, which stay whole"

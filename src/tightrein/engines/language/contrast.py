@@ -12,14 +12,14 @@ from tightrein.engines.language.rewards import Reward
 TRIES = 8  # slips in an answer of which none is found to be wrong, after which the last is taken
 
 
-def wrong_answers(problems: Sequence[Problem], reward: Reward | None) -> list[str]:
-    """To each problem its answer with a slip: two neighbours exchanged, a character replaced, doubled or left out.
+def wrong_answers(problems: Sequence[Problem], reward: Reward) -> list[str]:
+    """To each problem its answer (in turns: the last) with a slip.
 
-    The same for the same problem. reward: says of a slip whether it is still right (None: no slip is).
+    That is two neighbours exchanged, or a character replaced, added or left out. The same for the same problem. reward: says of a slip whether it is still right.
     """
     slips = [_slips(problem) for problem in problems]
     found = [next(each) for each in slips]
-    for _ in range(TRIES if reward is not None else 0):
+    for _ in range(TRIES):
         scores = reward(problems, found)
         right = [place for place, score in enumerate(scores) if score >= CORRECT]
         for place in right:
@@ -32,7 +32,7 @@ def wrong_answers(problems: Sequence[Problem], reward: Reward | None) -> list[st
 def _slips(problem: Problem) -> Iterator[str]:
     """Endless slips in the problem's answer, none of them the answer itself."""
     numbers = random.Random(f"slips in {problem.text}")
-    answer = problem.answer or ""
+    answer = problem.shown[-1]
     letters = sorted({*answer, *problem.text})
     while True:
         slip = numbers.choice(SLIPS)(answer, numbers.randrange(max(1, len(answer))), numbers.choice(letters))

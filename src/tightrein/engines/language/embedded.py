@@ -19,12 +19,13 @@ import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.evaluate import evaluate
 from tightrein.engines.language.models import Policy, finished
+from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.tasks import Problem, Task
+from tightrein.engines.language.tasks import Task
 from tightrein.errors import TightreinError, require
 
 HIDDEN, LAYERS, HEADS = 64, 2, 4
-PROBES = 512  # problems on which the warm-up is judged
+PROBES, PROBES_IN_TURNS = 512, 128  # problems on which the warm-up is judged; a tool in between takes its time
 BATCH, JUDGE_EVERY = 64, 5
 STEP = tr.parts.Adam(learning_rate=2e-3, max_grad_norm=1.0, warmup=50)
 IGNORED = -100  # label that cross_entropy leaves out
@@ -119,6 +120,7 @@ def warm_up(policy: Policy, task: Task, config: LanguageConfig, decoding: Decodi
     Measured on probe problems. Neither these nor the worked examples are held out, and no probe is a worked example.
     """
     probes, worked = _apart(task.train, config.warmup_examples)
+    probes = probes if task.dialogue is None else probes[:PROBES_IN_TURNS]
     optimizer, rise = STEP.torch(policy.trained, config.warmup_steps)
     generator = torch.Generator().manual_seed(config.seed)
     rows = _Rows(policy, worked)

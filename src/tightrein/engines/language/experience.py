@@ -32,11 +32,10 @@ class Batch:
     @property
     def written(self) -> Tensor:
         """1 for rows that the policy did not sample, so that `samples.logp` says nothing of them: [B]."""
+        none, shown = torch.zeros_like(self.samples.mask[:, 0]), self.decisions.demonstration
         if self.decisions.chosen is not None:
-            return torch.ones_like(self.samples.mask[:, 0])
-        if self.decisions.demonstration is not None:
-            return self.decisions.demonstration
-        return torch.zeros_like(self.samples.mask[:, 0])
+            return none + 1
+        return none if shown is None else none + shown
 
 
 class Experience(Protocol):
@@ -79,7 +78,8 @@ def joined(parts: Sequence[tr.Decisions], width: int) -> tr.Decisions:
 
     each = [fields_of(part) for part in parts]
     shared = [name for name in each[0] if all(name in one for one in each)]
-    return tr.Decisions(**{name: torch.cat([padded(name, one[name]) for one in each]) for name in shared})
+    whole: dict[str, Any] = {name: torch.cat([padded(name, one[name]) for one in each]) for name in shared}
+    return tr.Decisions(**whole)
 
 
 def _rows(field: Any, rows: Tensor) -> Any:

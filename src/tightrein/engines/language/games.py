@@ -9,7 +9,7 @@ from typing import Any
 
 from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.rewards import Reward
-from tightrein.engines.language.tools import PYTHON, dialogue
+from tightrein.engines.language.tools import Limits, Python, dialogue
 from tightrein.engines.language.turns import GAP, Answer, Call, Dialogue, Form, Reply, final
 from tightrein.errors import TightreinError
 
@@ -39,8 +39,8 @@ class Calculator:
 
     def game(self) -> Game:
         """See Game."""
-        tools = dialogue((PYTHON,), Form("[...]", "{...}"), turns=4)
-        return Game(self._problem, tools, _exact)
+        python = Python(Limits(seconds=0.1))  # long enough for sums, and short for 99**99999999
+        return Game(self._problem, dialogue((python,), Form("[...]", "{...}"), turns=4), _exact)
 
     def _problem(self, numbers: random.Random) -> Problem:
         low, high = 10 ** (self.digits - 1), 10**self.digits - 1

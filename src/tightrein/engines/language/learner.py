@@ -119,7 +119,7 @@ class Learner:
         objective, critic = self._method.objective, self.critic
         if critic is None:
             raise TightreinError(f"{self._method.key} has no value estimate to fit", "set training.value_pretraining=0")
-        hidden = view_all(self._policy.model, work.samples, self._temperature, head=lambda states: states).value
+        hidden: Any = view_all(self._policy.model, work.samples, self._temperature, head=lambda states: states).value
         d = work.decisions.replace(value=critic(hidden))
         loss = masked_mean(objective.value(d), objective.value.weights(d))
         loss.backward()

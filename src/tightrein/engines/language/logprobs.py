@@ -28,7 +28,7 @@ class Keeping:
 class Kept:
     """K tokens per decision for which whole distributions are compared.
 
-    index: [B, T, K] token ids. held: [B, T, K], False in slots beyond the mass. action: [B, T], slot of the token chosen.
+    index: [B, T, K] token ids. held: [B, T, K], False in slots beyond the mass. action: [B, T], slot of the one chosen.
     """
 
     index: Tensor
@@ -110,8 +110,10 @@ def view_all(model: Any, samples: Samples, temperature: float = 1.0, **options: 
     training = model.training
     model.eval()
     try:
-        some = [samples.take(rows) for rows in torch.arange(size, device=samples.mask.device).split(at_once)]
-        return _together([view(model, s.ids, s.attention, span, temperature, **options) for s in some])
+        rows = torch.arange(size, device=samples.mask.device)
+        some = [samples.take(rows[start : start + at_once]) for start in range(0, size, at_once)]
+        seen: View = _together([view(model, s.ids, s.attention, span, temperature, **options) for s in some])
+        return seen
     finally:
         model.train(training)
 

@@ -22,7 +22,14 @@ from tightrein.runs import Checkpoint, Interrupt, Run
 LEARNABLE = 0.05  # exact match after fine-tuning below which a user is warned
 TOLERANCE = 1e-3  # between log-probabilities of the sampler and of a fresh forward pass, in float32
 # What the progress line has room for, and what it is called there.
-SHOWN = {"reward_mean": "reward", "accuracy": "accuracy", "eval_accuracy": "eval", "kl_k3": "kl", "entropy": "entropy"}
+SHOWN = {
+    "reward_mean": "reward",
+    "accuracy": "accuracy",
+    "rewards_accuracy": "pairs",
+    "eval_accuracy": "eval",
+    "kl_k3": "kl",
+    "entropy": "entropy",
+}
 
 
 class Training:
@@ -143,7 +150,7 @@ class Training:
 
     def _answers(self) -> dict[str, float]:
         """How good the policy's own are, where that can be said."""
-        if self._task.reward is None:
+        if not self._task.scored:
             return {}
         result = evaluate(
             self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy, dialogue=self._task.dialogue

@@ -60,6 +60,12 @@ class Policy:
         ids = {*(told if isinstance(told, list) else [told]), self.tokenizer.eos_token_id} - {None}
         return frozenset(ids)
 
+    @property
+    def end(self) -> int:
+        """The end token where one is to be written."""
+        own = self.tokenizer.eos_token_id
+        return int(min(self.eos_ids) if own is None else own)
+
     def encode(self, problems: Sequence[Problem]) -> list[list[int]]:
         """Token ids of each prompt."""
         return [self._encode(problem.prompt) for problem in problems]
@@ -74,7 +80,7 @@ class Policy:
             text = whole.removeprefix(asked) if whole.startswith(asked) else answer
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         ends = [place for place, token in enumerate(ids) if token in self.eos_ids]
-        return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id or min(self.eos_ids)]
+        return ids[: ends[-1] + 1] if ends else [*ids, self.end]
 
     def decode(self, completions: torch.Tensor, mask: torch.Tensor) -> list[str]:
         """Texts of completions [B, T] without their padding and special tokens."""
@@ -83,7 +89,7 @@ class Policy:
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
     def reference(self, *, follows: bool = False) -> Any:
-        """A frozen copy of the model as it is now; with LoRA, unless it `follows`, a view of it without its adapters."""
+        """A frozen copy of the model as it is now; with LoRA a view of it without its adapters, unless it `follows`."""
         if self.lora and not follows:
             return _WithoutAdapters(self.model)
         return copy.deepcopy(self.model).eval().requires_grad_(False)

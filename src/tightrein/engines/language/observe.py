@@ -12,7 +12,7 @@ import tightrein as tr
 from tightrein.anchor.reference import Frozen
 from tightrein.engines.language.critic import Critic
 from tightrein.engines.language.experience import Batch, fields_of, take
-from tightrein.engines.language.logprobs import Kept, Keeping, View, view, view_all
+from tightrein.engines.language.logprobs import Keeping, Kept, View, view, view_all
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.sampling import Samples
 

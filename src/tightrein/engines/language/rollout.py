@@ -63,7 +63,7 @@ class Collector:
         samples, found = answers.samples, earned(answers, self.reward)
         prompt = torch.tensor(indices, device=samples.mask.device)
         groups = torch.arange(len(indices), device=prompt.device) + first_group
-        fields = {
+        fields: dict[str, Any] = {
             "logp_old": samples.logp, "logp_behaviour": samples.logp, "mask": samples.mask, "reward": found.reward,
             "scores": found.scores, "group": groups.repeat_interleave(self.group_size),
             "prompt": prompt.repeat_interleave(self.group_size), "truncated": _cut(samples), "turn": samples.turn,
@@ -93,9 +93,7 @@ class Collector:
             samples, decisions = samples.take(rows), take(decisions, rows)
         return Batch(samples, decisions, figures)
 
-    def _valued(
-        self, batch: Batch, problems: list[Problem], rows: Tensor | None, generator: torch.Generator
-    ) -> Batch:
+    def _valued(self, batch: Batch, problems: list[Problem], rows: Tensor | None, generator: torch.Generator) -> Batch:
         """The batch with the values of its reasoning steps, where the method asks for them to be sampled."""
         count = continuations(self.method)
         if not count:

@@ -31,7 +31,9 @@ class Rollouts:
     last answers, where the method reads how far the policy has drifted from them.
     """
 
-    def __init__(self, collector: Collector, stream: Stream, seed: int, *, lag: int = 0, dtype: str = "float32") -> None:
+    def __init__(
+        self, collector: Collector, stream: Stream, seed: int, *, lag: int = 0, dtype: str = "float32"
+    ) -> None:
         self._policy, self._collector, self._stream, self._lag = collector.policy, collector, stream, lag
         self._sampler = None if dtype == "float32" else _copied(self._policy, DTYPES[dtype])
         if self._sampler is not None:

@@ -8,6 +8,7 @@ limits keep accidents small; they are no jail: what may read a file or open a co
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import resource
@@ -17,9 +18,13 @@ import sys
 import time
 from typing import Any
 
+PATIENCE = 4  # seconds on the clock for each of processor time, of which a busy machine gives it less
+
 
 def main() -> None:
-    """Serve until the other side closes the pipe. Arguments: seconds, megabytes, characters, children at once."""
+    """Serve until the other side closes the pipe. Arguments: seconds of processor time, megabytes, characters, children
+    at once.
+    """
     seconds, megabytes, characters, at_once = float(sys.argv[1]), *map(int, sys.argv[2:5])
     for line in sys.stdin:
         outputs = run_all(json.loads(line), seconds, megabytes << 20, characters, at_once)
@@ -58,7 +63,7 @@ class Child:
         if not self.pid:
             _become(code, out, seconds, memory)
         os.close(out)
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + PATIENCE * seconds
 
     def read(self, characters: int) -> bool:
         """Takes what there is; True at its end, or when it is more than will be shown."""
@@ -76,15 +81,13 @@ class Child:
     def end(self, characters: int, seconds: float) -> str:
         """Its output, after all of it has been stopped."""
         for kill, who in ((os.killpg, self.pid), (os.kill, self.pid)):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(who, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
         os.close(self.pipe)
         status = os.waitpid(self.pid, 0)[1]
         text = self.output.decode("utf-8", "replace").strip()
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if self.stopped or killed == signal.SIGXCPU:
+        if self.stopped or killed in (signal.SIGXCPU, signal.SIGPROF):
             text = f"TimeoutError: stopped after {seconds:g} s"
         elif killed and not text:
             text = f"Error: killed by signal {killed}"
@@ -100,10 +103,19 @@ def _become(code: str, out: int, seconds: float, memory: int) -> None:
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.closerange(3, 256)
-        limits = {"CPU": int(seconds) + 1, "AS": memory, "DATA": memory, "FSIZE": 0, "NOFILE": 16, "CORE": 0, "NPROC": 0}
+        limits = {
+            "CPU": int(seconds) + 1,
+            "AS": memory,
+            "DATA": memory,
+            "FSIZE": 0,
+            "NOFILE": 16,
+            "CORE": 0,
+            "NPROC": 0,
+        }
         for name, value in limits.items():  # not every system has all of them
             _limit(getattr(resource, "RLIMIT_" + name, None), value)
         os.environ.clear()
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the child, and finer than the limit in whole seconds
         print(evaluate(code), end="", flush=True)
     except BaseException as error:  # whatever the model's code does, it is told, and the child ends
         _say(error)
@@ -113,10 +125,8 @@ def _become(code: str, out: int, seconds: float, memory: int) -> None:
 
 def _limit(kind: int | None, value: int) -> None:
     if kind is not None:
-        try:
+        with contextlib.suppress(ValueError, OSError):  # the system allows less already, or does not have it
             resource.setrlimit(kind, (value, value))
-        except (ValueError, OSError):  # the system allows less already, or does not have it
-            pass
 
 
 def _say(error: BaseException) -> None:
@@ -132,7 +142,9 @@ def evaluate(code: str) -> str:
     """Runs the text; the value of its last line if that is an expression, as an interpreter would show it."""
     tree = ast.parse(code.strip(), "<tool>")
     scope: dict[str, Any] = {"__name__": "__main__"}
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    end = tree.body[-1] if tree.body else None
+    last = end if isinstance(end, ast.Expr) else None
+    tree.body = tree.body if last is None else tree.body[:-1]
     exec(compile(tree, "<tool>", "exec"), scope)
     value = None if last is None else eval(compile(ast.Expression(last.value), "<tool>", "eval"), scope)
     return "" if value is None else repr(value)

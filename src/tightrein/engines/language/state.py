@@ -15,7 +15,11 @@ BETWEEN = "|"  # in the name of an array, between the keys on the way to it
 
 def start(method: Any, prompts: int, device: torch.device) -> dict[str, Any]:
     """The state that training begins with; numbers stay numbers."""
-    return _each(method.init(prompts=prompts), lambda x: torch.as_tensor(x, device=device) if np.ndim(x) else x)
+
+    def placed(x: Any) -> Any:
+        return x if isinstance(x, (int, float)) else torch.as_tensor(x, device=device)
+
+    return {path: _each(kept, placed) for path, kept in method.init(prompts=prompts).items()}
 
 
 def to_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,20 +34,21 @@ def from_arrays(like: Mapping[str, Any], arrays: Mapping[str, Any], device: torc
         TightreinError: it was kept for another number of prompts, or by another method.
     """
     for name, leaf in _leaves(like):
-        if name not in arrays or arrays[name].shape != tuple(np.shape(leaf)):
+        wanted, found = tuple(np.shape(leaf)), arrays[name].shape if name in arrays else "missing"
+        if found != wanted:
             raise TightreinError(
-                f"the checkpoint's state does not fit: {name} is {_shape(arrays.get(name))}, not {np.shape(leaf)}",
+                f"the checkpoint's state does not fit: {name} is {found}, not {wanted}",
                 "resume with the method, the data and the number of prompts that the run began with",
             )
-    return _restored(like, arrays, "", device)
+    return {path: _restored(kept, arrays, path, device) for path, kept in like.items()}
 
 
 def _restored(like: Any, arrays: Mapping[str, Any], name: str, device: torch.device) -> Any:
     if isinstance(like, Mapping):
-        return {key: _restored(inner, arrays, _name(name, key), device) for key, inner in like.items()}
+        return {key: _restored(inner, arrays, name + BETWEEN + key, device) for key, inner in like.items()}
     array = arrays[name]
-    if array.dtype == np.float64 and not array.ndim:  # a Python number
-        return float(array)
+    if not array.ndim and array.dtype in (np.float64, np.int64):  # a Python number
+        return array.item()
     return torch.from_numpy(array.copy()).to(device)
 
 
@@ -59,7 +64,3 @@ def _leaves(tree: Any, name: str = "") -> list[tuple[str, Any]]:
 
 def _name(parent: str, key: str) -> str:
     return f"{parent}{BETWEEN}{key}" if parent else key
-
-
-def _shape(array: Any) -> Any:
-    return "missing" if array is None else array.shape

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.columns import read_problems
+from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.datasets import read_rows
 from tightrein.engines.language.games import GAMES, Game, problems_of
 from tightrein.engines.language.problems import Problem
@@ -28,17 +28,19 @@ MOST = 20_000  # problems that are generated; training passes over them again af
 class Task:
     """Training problems, held-out problems (no text is in both), what scores completions, and who replies in them.
 
-    reward: None where a dataset of pairs or demonstrations came without one.
+    scored: False where a dataset of pairs or demonstrations came without a reward, so that of free answers nothing can
+    be said.
     problems: so many of the training problems are asked, from the first; None: all. Their index names them for good.
     """
 
     name: str
     train: Sequence[Problem]
     held: Sequence[Problem]
-    reward: Reward | None
+    reward: Reward
     notes: tuple[str, ...] = ()
     dialogue: Dialogue | None = None
     problems: int | None = None
+    scored: bool = True
 
     @property
     def asked(self) -> Sequence[Problem]:
@@ -80,9 +82,7 @@ def load_task(
     return dataclasses.replace(task, dialogue=_dialogue(config, task, tools or config.tools), problems=config.problems)
 
 
-def _dialogue(
-    config: LanguageConfig, task: Task, tools: Sequence[str | Callable[[str], Any]]
-) -> Dialogue | None:
+def _dialogue(config: LanguageConfig, task: Task, tools: Sequence[str | Callable[[str], Any]]) -> Dialogue | None:
     """That of the task, or one with these tools, as far as the flags do not say otherwise."""
     told = {name: text for name, text in (("call", config.call), ("reply", config.reply)) if text is not None}
     if tools:
@@ -133,9 +133,7 @@ def _generator(name: str, given: Mapping[str, str], size: int, seed: int) -> Any
         raise TightreinError(f"{name} refuses {told}: {error}", "correct --task-set") from error
 
 
-def _values(
-    task: str, parameters: Iterable[dataclasses.Field[Any]], given: Mapping[str, str]
-) -> dict[str, Any]:
+def _values(task: str, parameters: Iterable[dataclasses.Field[Any]], given: Mapping[str, str]) -> dict[str, Any]:
     fields = {f.name: f for f in parameters}
     for name in given:
         if name not in fields:
@@ -175,9 +173,7 @@ def _distinct(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({entry["question"]: entry for entry in entries}.values())
 
 
-def _from_dataset(
-    config: LanguageConfig, dataset: Any, reward: Functions, experience: str
-) -> Task:
+def _from_dataset(config: LanguageConfig, dataset: Any, reward: Functions, experience: str) -> Task:
     name = config.subject
     asked = experience in ("rollouts", "mixed")
     if asked and reward is None and not config.reward:
@@ -188,8 +184,8 @@ def _from_dataset(
     random.Random(config.seed).shuffle(problems)
     train, held = _split(problems, config)
     given = config.reward if reward is None else [reward] if callable(reward) else reward
-    scored = ensemble(given, config.reward_weights) if given else exact if config.embedded else None
-    return Task(name, train, held, scored)
+    scored = ensemble(given, config.reward_weights) if given else exact
+    return Task(name, train, held, scored, scored=bool(given) or config.embedded)
 
 
 def _split(problems: list[Problem], config: LanguageConfig) -> tuple[list[Problem], list[Problem]]:

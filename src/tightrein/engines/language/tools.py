@@ -25,13 +25,17 @@ SHOWN = 500  # characters of a reply at most
 KILLED = "Error: the code has ended the tool's process"
 
 Tool = Callable[[Sequence[str]], list[Reply]]
+Given = str | Callable[[Any], Any]  # how a tool is named or given: see `dialogue`
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one call of the Python tool; `characters` of its output are shown."""
+    """Of one call of the Python tool.
 
-    seconds: float = 2.0
+    seconds: of processor time; on the clock four times as many. characters: of its output that are shown.
+    """
+
+    seconds: float = 1.0
     megabytes: int = 256
     characters: int = SHOWN
 
@@ -72,7 +76,8 @@ class Python:
         """The outputs, or None if the process has ended over them."""
         try:
             process = self._process = self._process or self._start()
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write(json.dumps(codes) + "\n")
             process.stdin.flush()
             return list(json.loads(process.stdout.readline()))
@@ -128,8 +133,8 @@ def _reply(name: str, function: Callable[[str], Any], text: str) -> Reply:
     return Reply(str(said)[:SHOWN], float(reward))
 
 
-def dialogue(tools: Sequence[str | Callable[[str], Any]], form: Form, turns: int) -> Dialogue:
-    """The dialogue with these tools: "python", module:function, file.py:function, or functions.
+def dialogue(tools: Sequence[Given], form: Form, turns: int) -> Dialogue:
+    """The dialogue with these tools: "python", module:function, file.py:function, functions, or a `Python`.
 
     Raises:
         TightreinError: one cannot be found, or two have the same name.
@@ -152,7 +157,9 @@ def dialogue(tools: Sequence[str | Callable[[str], Any]], form: Form, turns: int
     return Dialogue(respond, tuple(made), form, turns)
 
 
-def _named(tool: str | Callable[[str], Any]) -> tuple[str, Tool]:
+def _named(tool: Given) -> tuple[str, Tool]:
+    if isinstance(tool, Python):
+        return PYTHON, tool
     if tool == PYTHON:
         return PYTHON, Python()
     function = find(tool, "--tools", "tool") if isinstance(tool, str) else tool

@@ -33,8 +33,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains the model of `config`, writing the run folder, and returns its summary.
 
-    dataset (a datasets.Dataset or a list of dicts), reward (one or more functions of TRL's signature) and tools (functions of a
-    text, or names) may be given in place of their names.
+    dataset (a datasets.Dataset or a list of dicts), reward (one or more functions of TRL's signature) and tools
+    (functions of a text, or names) may be given in place of their names.
 
     Raises:
         TightreinError: for anything the user can put right: names, numbers, data, a reward function with a fault, a

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tightrein.engines.language.sampling import Samples
 from tightrein.engines.language.problems import Problem
+from tightrein.engines.language.sampling import Samples
 from tightrein.errors import TightreinError
 
 TURNS = 4  # calls in an answer at most, where nobody says otherwise

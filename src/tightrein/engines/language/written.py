@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import tightrein as tr
+from tightrein.decisions import last_decision
 from tightrein.engines.language.contrast import wrong_answers
 from tightrein.engines.language.experience import Batch, fields_of, in_time, joined
 from tightrein.engines.language.logprobs import view_all
@@ -31,20 +31,38 @@ class Writing:
         config = policy.model.config.get_text_config()
         self._room = getattr(config, "max_position_embeddings", None)
 
-    def rows(self, problems: Sequence[Problem], answers: Sequence[str]) -> Samples:
-        """One row for each answer; `logp` is 0, as nobody sampled them.
+    def rows(self, problems: Sequence[Problem], answers: Sequence[Sequence[str]]) -> Samples:
+        """One row for each answer, in turns (the model's own first); `logp` is 0, as nobody sampled them.
 
         Raises:
             TightreinError: a prompt and its answer that the model has no room for.
         """
         prompts = self._policy.encode(problems)
-        ids = [self._policy.encode_answer(p.prompt, a)[: self._longest] for p, a in zip(problems, answers, strict=True)]
-        for prompt, answer, problem in zip(prompts, ids, problems, strict=True):
-            self._check(len(prompt), len(answer), problem)
+        tokens = [
+            self._tokens(problem, turns)[: self._longest] for problem, turns in zip(problems, answers, strict=True)
+        ]
+        for prompt, row, problem in zip(prompts, tokens, problems, strict=True):
+            self._check(len(prompt), len(row), problem)
         left, left_mask = pad_left(prompts, self._policy.pad_id, self._policy.device)
-        right, mask = _pad_right(ids, self._policy.pad_id, self._policy.device)
-        ended = torch.tensor([row[-1] in self._policy.eos_ids for row in ids], device=mask.device)
-        return Samples(left, left_mask, right, mask, torch.zeros_like(mask), ended)
+        width = max(map(len, tokens))
+        ids, own, present = (
+            torch.tensor([[*column, *[blank] * (width - len(column))] for column in columns], device=left.device)
+            for columns, blank in (
+                ([[token for token, _ in row] for row in tokens], self._policy.pad_id),
+                ([[float(mine) for _, mine in row] for row in tokens], 0.0),
+                ([[1.0] * len(row) for row in tokens], 0.0),
+            )
+        )
+        ended = torch.tensor([row[-1][0] in self._policy.eos_ids for row in tokens], device=left.device)
+        return Samples(left, left_mask, ids, own, torch.zeros_like(own), ended, present)
+
+    def _tokens(self, problem: Problem, turns: Sequence[str]) -> list[tuple[int, bool]]:
+        """(token, whether the model is to write it) of an answer."""
+        if len(turns) == 1:
+            return [(token, True) for token in self._policy.encode_answer(problem.prompt, turns[0])]
+        parts = [self._policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in turns]
+        parts[-1] = [*parts[-1], self._policy.end]
+        return [(token, place % 2 == 0) for place, part in enumerate(parts) for token in part]
 
     def _check(self, prompt: int, answer: int, problem: Problem) -> None:
         if self._room is not None and prompt + answer > self._room:
@@ -72,7 +90,7 @@ class Demonstrations:
     def batch(self, drawn: Drawn) -> Batch:
         """The worked answers to these (index, problem)."""
         problems = [problem for _, problem in drawn]
-        samples = self._writing.rows(problems, [problem.answer or "" for problem in problems])
+        samples = self._writing.rows(problems, [problem.shown for problem in problems])
         decisions = tr.Decisions(
             mask=samples.mask,
             group=torch.arange(len(drawn), device=samples.mask.device),
@@ -100,8 +118,8 @@ class Pairs(Demonstrations):
     def batch(self, drawn: Drawn) -> Batch:
         """The pairs of these (index, problem): all better answers, then all worse ones."""
         problems = [problem for _, problem in drawn]
-        better = [problem.answer or "" for problem in problems]
-        samples = self._writing.rows([*problems, *problems], [*better, *self._worse(problems)])
+        better, worse = [p.shown for p in problems], self._worse(problems)
+        samples = self._writing.rows([*problems, *problems], [*better, *worse])
         device, ones = samples.mask.device, torch.ones(len(drawn), device=samples.mask.device)
         decisions = tr.Decisions(
             mask=samples.mask,
@@ -111,9 +129,9 @@ class Pairs(Demonstrations):
         )
         return Batch(samples, decisions, figures(samples))
 
-    def _worse(self, problems: Sequence[Problem]) -> list[str]:
+    def _worse(self, problems: Sequence[Problem]) -> list[Sequence[str]]:
         made = iter(wrong_answers([p for p in problems if p.rejected is None], self._setup.task.reward))
-        return [next(made) if problem.rejected is None else problem.rejected for problem in problems]
+        return [(*p.shown[:-1], next(made)) if p.rejected is None else (p.rejected,) for p in problems]
 
 
 class Mixed:
@@ -132,7 +150,10 @@ class Mixed:
         samples = join([own.samples, shown.samples], self._setup.decoding.pad_id)
         width = samples.mask.shape[1]
         mine = d.replace(demonstration=torch.zeros_like(own.samples.mask[:, 0]))
-        theirs = _like(mine, shown.decisions.replace(group=group, reward=self._rewards(indices)))
+        reward = self._rewards(indices)
+        if d.reward.ndim == 2:  # turns are rewarded: the whole answer's falls on its end
+            reward = reward[:, None] * last_decision(shown.samples.mask)
+        theirs = _like(mine, shown.decisions.replace(group=group, reward=reward))
         return Batch(samples, joined([mine, theirs], width), own.figures)
 
     def arrays(self) -> dict[str, Any]:
@@ -177,7 +198,7 @@ def _like(pattern: tr.Decisions, d: tr.Decisions) -> tr.Decisions:
     """`d` with zeros for the fields that only `pattern` has, and without those that it lacks."""
     (rows, width), have = d.mask.shape, fields_of(d)
 
-    def blank(name: str, field: Tensor) -> Tensor:
+    def blank(name: str, field: Tensor) -> Any:
         return field.new_zeros((rows, width) if in_time(name, field) else (rows, *field.shape[1:]))
 
     wanted = fields_of(pattern).items()
@@ -190,10 +211,3 @@ def _first_rows(group: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(group), device=group.device)
     first = torch.full_like(ids, len(group)).scatter_reduce(0, place, rows, "amin")
     return ids, first
-
-
-def _pad_right(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids [B, T], mask [B, T]) of answers of different lengths."""
-    ids = torch.tensor([[*row, *[pad_id] * (max(map(len, rows)) - len(row))] for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return ids, (torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]).float()

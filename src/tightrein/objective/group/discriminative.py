@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...arrays import Array, atleast, group_sum, masked_mean, namespace, stop_gradient
 from ...decisions import Decisions, Loss, Stats
 from ...settings import Part, setting
-from ..answer import alive, mean_over_groups
+from ..answer import alive, mean_over_groups, right
 from ..base import Objective, State, detached
 from ..divergence import K1, Estimator, kl_stats
 from ..ratio import exp_limited, finite_logp, log_ratio
@@ -75,7 +75,7 @@ class HingeKL(Part):
 class DiscriminativeObjective(Objective):
     """L = -mean over questions of J_q + penalty; J_q is 0 where all answers are right, or all wrong.
 
-    An answer is right when its reward exceeds `threshold`. With `tau` the wrong answers weigh by their scores, the
+    An answer is right when its reward reaches `threshold`. With `tau` the wrong answers weigh by their scores, the
     most tempting most (DisCO); tau = None takes their plain mean (DisCO-b).
     """
 
@@ -84,7 +84,7 @@ class DiscriminativeObjective(Objective):
     score: Score = LogLikelihood()
     tau: float | None = setting(10.0, above=0)
     penalty: HingeKL = HingeKL()
-    threshold: float = setting(0.5)
+    threshold: float = setting(1.0)
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -99,11 +99,11 @@ class DiscriminativeObjective(Objective):
 
     def questions(self, d: Decisions) -> tuple[Array, Array]:
         """(J_q of each answer's question, 1 where the question has right and wrong answers): [B] each."""
-        right, wrong = self._sides(d)
+        solved, wrong = self._sides(d)
         score = self.score(d)
         xp = namespace(score)
-        both = (group_sum(right, d.group) > 0) & (group_sum(wrong, d.group) > 0)
-        best = group_sum(right * score, d.group) / atleast(group_sum(right, d.group), 1)
+        both = (group_sum(solved, d.group) > 0) & (group_sum(wrong, d.group) > 0)
+        best = group_sum(solved * score, d.group) / atleast(group_sum(solved, d.group), 1)
         gain = xp.where(both, best - self._tempting(score, wrong, d.group), xp.zeros_like(score))
         return gain, xp.astype(both, score.dtype)
 
@@ -120,19 +120,18 @@ class DiscriminativeObjective(Objective):
 
     def _sides(self, d: Decisions) -> tuple[Array, Array]:
         """1 for the right answers, 1 for the wrong ones: [B] each."""
-        rows, reward = alive(d), d.outcome()
-        right = rows * namespace(rows).astype(reward > self.threshold, rows.dtype)
-        return right, rows - right
+        solved = right(d, self.threshold)
+        return solved, alive(d) - solved
 
     def _stats(self, d: Decisions) -> dict[str, Array]:
-        right, wrong = self._sides(d)
+        solved, wrong = self._sides(d)
         score, (gain, both) = self.score(d), self.questions(d)
         xp, each = namespace(score), kl_stats(d)
-        pairs = right[:, None] * wrong[None, :] * xp.astype(d.group[:, None] == d.group[None, :], right.dtype)
-        higher = xp.astype(score[:, None] > score[None, :], right.dtype)
-        level = xp.astype(score[:, None] == score[None, :], right.dtype)
+        pairs = solved[:, None] * wrong[None, :] * xp.astype(d.group[:, None] == d.group[None, :], score.dtype)
+        higher = xp.astype(score[:, None] > score[None, :], score.dtype)
+        level = xp.astype(score[:, None] == score[None, :], score.dtype)
         stats = {
-            "score_right": masked_mean(score, right),
+            "score_right": masked_mean(score, solved),
             "score_wrong": masked_mean(score, wrong),
             "auc": masked_mean(higher + level / 2, pairs),
             "gain": mean_over_groups(gain, d.group, alive(d)),

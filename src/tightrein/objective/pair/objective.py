@@ -58,7 +58,7 @@ class PairObjective(Objective):
         return {
             **{f"rewards_{side}": masked_mean(reward, rows) for side, rows in sides.items()},
             "rewards_margin": masked_mean(self.link.beta * margin, pair),
-            "accuracy": masked_mean(xp.astype(margin > 0, pair.dtype), pair),
+            "rewards_accuracy": masked_mean(xp.astype(margin > 0, pair.dtype), pair),
             **{f"logp_{side}": masked_mean(logp, rows) for side, rows in sides.items()},
         }
 

@@ -53,23 +53,25 @@ class BalancedBounds(Bounds):
         """See Bounds: two scalars."""
         batch = _Batch(self, d, r, advantage)
         xp = namespace(r)
-        start, lifted = batch.number(self.low), batch.number(self.low_max)
-        enough = batch.share(start, batch.number(self.high)) >= self.share
-        low = xp.where(enough, start, lifted) if self.lower_first else start
-        high = self._least_high(batch, low)
-        return xp.where(batch.share(low, high) < self.share, lifted, low), high
+        low, lifted, high = (batch.number(x) for x in (self.low, self.low_max, self.high))
+        if self.lower_first:
+            enough = _share(batch.gain(high), batch.cost(low)) >= self.share
+            low = xp.where(enough, low, lifted)
+        cost = batch.cost(low)
+        high = self._least_high(batch, cost)
+        return xp.where(_share(batch.gain(high), cost) < self.share, lifted, low), high
 
-    def _least_high(self, batch: _Batch, low: Array) -> Array:
+    def _least_high(self, batch: _Batch, cost: Array) -> Array:
         """The lowest upper bound on the grid that reaches the share, or the highest there is: a scalar.
 
         The share rises with it, so that halving the grid finds what climbing it would.
         """
-        xp = namespace(low)
+        xp = namespace(cost)
         steps = math.ceil((self.high_max - self.high) / self.high_step - 1e-9)
         below, above = batch.number(-1), batch.number(steps)  # `below` does not reach it, as far as is known
         for _ in range(math.ceil(math.log2(steps + 1))):
             middle = xp.floor((below + above) / 2)
-            reached = batch.share(low, self._high_at(middle)) >= self.share
+            reached = _share(batch.gain(self._high_at(middle)), cost) >= self.share
             below, above = xp.where(reached, below, middle), xp.where(reached, middle, above)
         return self._high_at(above)
 
@@ -83,9 +85,9 @@ class BalancedBounds(Bounds):
         return {
             "clip_low": low,
             "clip_high": high,
-            "positive_share_start": batch.share(batch.number(self.low), batch.number(self.high)),
-            "positive_share": batch.share(low, high),
-            "positive_share_unclipped": batch.share_unclipped(low, high),
+            "positive_share_start": _share(batch.gain(batch.number(self.high)), batch.cost(batch.number(self.low))),
+            "positive_share": _share(batch.gain(high), batch.cost(low)),
+            "positive_share_unclipped": _share(*batch.unclipped(low, high)),
         }
 
 
@@ -103,17 +105,24 @@ class _Batch:
         """A scalar array."""
         return namespace(self.r).full_like(self.r[0, 0], x)
 
-    def share(self, low: Array, high: Array) -> Array:
-        """Share of the positive advantages in the clipped objective: a scalar; 1 where nothing is negative."""
+    def gain(self, high: Array) -> Array:
+        """What positive advantages add to the clipped objective: a scalar."""
         xp = namespace(self.r)
-        return self._share(xp.minimum(self.r, high), xp.maximum(self.r, low))
+        return xp.sum(self.positive * xp.minimum(self.r, high))
 
-    def share_unclipped(self, low: Array, high: Array) -> Array:
-        """The same of those decisions alone whose ratio is within its bound: a scalar."""
-        return self._share(zero_where_masked(self.r, self.r <= high), zero_where_masked(self.r, self.r >= low))
-
-    def _share(self, rising: Array, falling: Array) -> Array:
+    def cost(self, low: Array) -> Array:
+        """What negative advantages take from it: a scalar."""
         xp = namespace(self.r)
-        positive, negative = xp.sum(self.positive * rising), xp.sum(self.negative * falling)
-        total = positive + negative
-        return xp.where(negative > 0, positive / xp.where(total > 0, total, xp.ones_like(total)), xp.ones_like(total))
+        return xp.sum(self.negative * xp.maximum(self.r, low))
+
+    def unclipped(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Both, of those decisions alone whose ratio is within its bound: scalars."""
+        xp = namespace(self.r)
+        gain, cost = (self.positive, self.r <= high), (self.negative, self.r >= low)
+        return tuple(xp.sum(zero_where_masked(weight * self.r, within)) for weight, within in (gain, cost))
+
+
+def _share(gain: Array, cost: Array) -> Array:
+    """Share of the positive advantages: a scalar; 1 where nothing is negative."""
+    xp, total = namespace(gain), gain + cost
+    return xp.where(cost > 0, gain / xp.where(total > 0, total, xp.ones_like(total)), xp.ones_like(total))

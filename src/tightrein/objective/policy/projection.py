@@ -22,7 +22,7 @@ from ..ratio import exp_limited
 from .surrogate import Surrogate
 
 _FLOOR = -27.6  # log-probabilities stay above this (1e-12), so that what only one policy rules out weighs finitely
-_LOG_ETA, _HALVINGS = (-8.0, 10.0), 24
+_LOG_ETA, _HALVINGS, _NEWTON = (-8.0, 10.0), 12, 2
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,17 @@ class TROLL(Surrogate):
         return namespace(new).where(outside[..., None], _tilted(old, gap, w)[0], new)
 
     def _weight(self, old: Array, gap: Array, outside: Array) -> Array:
-        """The w of the projection, [B, T], by halving an interval of log eta."""
+        """The w of the projection, [B, T], by halving an interval of log eta, then by Newton's method."""
         xp = namespace(gap)
         low, high = xp.full_like(gap[..., 0], _LOG_ETA[0]), xp.full_like(gap[..., 0], _LOG_ETA[1])
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             over = _tilted(old, gap, sigmoid(-middle))[1] > self.epsilon
             low, high = xp.where(over, middle, low), xp.where(over, high, middle)
-        return self._newton(old, gap, outside, sigmoid(-(low + high) / 2))
+        w = sigmoid(-(low + high) / 2)
+        for _ in range(_NEWTON):
+            w = self._newton(old, gap, outside, w)
+        return w
 
     def _newton(self, old: Array, gap: Array, outside: Array, w: Array) -> Array:
         """A Newton step towards KL(q_w || old) = epsilon, with its slope held constant: [B, T]; any number inside."""

@@ -1,4 +1,7 @@
-"""What credit of whole turns promises: a walk over a grid, each move a reply of several tokens."""
+"""What credit of whole turns promises: a walk over a grid, each move a reply of several tokens.
+
+Only where replies are long does it matter whether the trace fades by the turn or by the token.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +109,10 @@ def turn_ppo() -> Shown:
     )
     found = {name: [trained(each, seed, 24) for seed in range(5)] for name, each in (("turn", m), ("token", by_token))}
     turn, token = ([earned for earned, _ in found[name]] for name in ("turn", "token"))
-    print(found)
     wins = sum(a >= b for a, b in zip(turn, token, strict=True))
     explained = float(np.mean([variance for _, variance in found["turn"]]))
-    says = f"return {np.mean(turn):.2f}, PPO by tokens {np.mean(token):.2f}, not less on {wins} of 5 seeds"
-    return Shown(f"{says}; its values explain {explained:.0%} of the variance of returns", wins >= 3 and explained > 0.5)
+    returns = f"return {np.mean(turn):.2f}, PPO by tokens {np.mean(token):.2f}, not less on {wins} of 5 seeds"
+    says = f"replies of {WORDS} tokens: {returns}"
+    return Shown(
+        f"{says}; its values explain {explained:.0%} of the variance of returns", wins >= 3 and explained > 0.5
+    )

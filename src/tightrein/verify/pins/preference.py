@@ -53,7 +53,7 @@ def dpo_number() -> None:
     near(value(method("dpo"), pair()), 0.6209570)
     stats = method("dpo").loss(pair()).stats
     near([float(stats[f"rewards_{side}"]) for side in ("chosen", "rejected", "margin")], [0.1, -0.05, 0.15])
-    assert stats["accuracy"] == 1
+    assert stats["rewards_accuracy"] == 1
 
 
 @pin("dpo", "tr_dpo")

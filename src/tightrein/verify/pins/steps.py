@@ -118,7 +118,7 @@ def polished() -> None:
 @pin("muon")
 def heavy_ball() -> None:
     """Heavy-ball momentum (m = b m + g, u = g + b m) gives the same O as the average."""
-    b, gradient, mine = 0.95, noisy(), []
+    b, gradient = 0.95, noisy()
     gradients = [gradient(start())[::2] for _ in range(5)]
     heavy, ns = [np.zeros(size) for size in SIZES[::2]], NewtonSchulz()
     memories = [Muon().memory(x) for x in heavy]

@@ -1,0 +1,169 @@
+"""Solvers: the bound of FixPO, the schedule of MDPO, state in checkpoints, and what control refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import config, run, trainer
+
+import tightrein as tr
+from tightrein.engines.control.batch import Batch, evaluate
+from tightrein.engines.control.compose import compose
+from tightrein.engines.control.snapshot import from_arrays, to_arrays
+from tightrein.errors import TightreinError
+
+AGGRESSIVE = {"method": "fixpo", "learning_rate": 0.1, "rollout": 64, "minibatches": 4, "epochs": 3, "seeds": 2}
+
+
+class Watched:
+    """A learner on random states, to look at the policies before and after its iteration."""
+
+    def __init__(self, made: Any) -> None:
+        self.learner = made._learner
+        self.solve = jax.jit(self.learner.solver.solve)
+        self.state = jax.tree.map(lambda x: x[0], made.state.learner)
+
+    def once(self, rows: int, seed: int, progress: float = 0.5) -> tuple[Any, Any, Batch]:
+        """One iteration: (state before, what the solver gave, the batch)."""
+        rng = np.random.default_rng(seed)
+        network = self.state.network
+        inputs = jnp.asarray(rng.normal(size=(rows, 1, 4)), jnp.float32)
+        action = jnp.asarray(rng.integers(0, 2, (rows, 1)))
+        dist = network.policy(inputs)
+        d = tr.Decisions(
+            logp_old=dist.log_prob(action), dist_old=dist, mask=jnp.ones((rows, 1)), value_old=network.value(inputs),
+            advantage=jnp.asarray(rng.normal(size=(rows, 1)), jnp.float32),
+            returns=jnp.asarray(rng.normal(size=(rows, 1)), jnp.float32),
+        )  # fmt: skip
+        batch = Batch(d, inputs, action)
+        solved = self.solve(network, self.state.optimizer, self.state.method, batch, jax.random.key(seed), progress)
+        return self.state, solved, batch
+
+    def largest(self, network: Any, batch: Batch) -> float:
+        d = evaluate(network, batch)
+        return float(d.dist_old.kl(d.dist).max())
+
+
+def test_fixpo_keeps_every_state_within_the_bound() -> None:
+    rows = 128
+    without = Watched(trainer(config(**AGGRESSIVE, set=("step.passes=1", "bound=1e9"))))
+    _, free, batch = without.once(rows, 0)
+    assert without.largest(free.network, batch) > 0.2  # this learning rate leaves the region
+    held = Watched(trainer(config(**AGGRESSIVE)))
+    for seed in range(4):
+        _, solved, batch = held.once(rows, seed)
+        assert held.largest(solved.network, batch) <= 0.2 + 1e-6
+        assert float(solved.stats["kl_max"]) == pytest.approx(held.largest(solved.network, batch), abs=1e-6)
+        assert float(solved.stats["fixup_failed"]) == 0
+        assert float(solved.method["objective.trust"]["beta"]) >= 0
+
+
+def test_fixpo_that_cannot_mend_puts_the_old_policy_back() -> None:
+    hopeless = Watched(trainer(config(**AGGRESSIVE, set=("step.passes=1", "bound=1e-7"))))
+    before, solved, batch = hopeless.once(128, 0)
+    assert float(solved.stats["fixup_failed"]) == 3
+    assert hopeless.largest(solved.network, batch) < 1e-7
+    for new, old in zip(jax.tree.leaves(solved.network.actor), jax.tree.leaves(before.network.actor), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert np.abs(solved.network.value_network.weights[0] - before.network.value_network.weights[0]).max() > 0
+
+
+def test_fixpo_counts_the_multipliers_steps_and_may_wait_for_the_last_epoch() -> None:
+    late = Watched(trainer(config(**AGGRESSIVE, set=("step.every_epoch=false",))))
+    _, solved, batch = late.once(128, 1)
+    assert late.largest(solved.network, batch) <= 0.2 + 1e-6
+    assert float(solved.method["objective.trust"]["count"]) == 3 * 4 + float(solved.stats["fixup_steps"])
+
+
+def test_trpo_leaves_the_value_network_to_its_critic() -> None:
+    watched = Watched(trainer(config(method="trpo")))
+    before, solved, batch = watched.once(64, 0)
+    assert {"kl_step", "accepted", "step_size", "surrogate_gain", "value_loss"} <= solved.stats.keys()
+    assert float(solved.stats["kl_step"]) <= 0.01
+    d = evaluate(solved.network, batch)
+    assert float(d.dist_old.kl(d.dist).mean()) == pytest.approx(float(solved.stats["kl_step"]), rel=1e-3)
+    alone = watched.learner.solver.policy  # the natural step without the critic's fit
+    moved = jax.jit(alone.solve)(before.network, (), before.method, batch, jax.random.key(0), 0.5).network
+    for new, old in zip(*(jax.tree.leaves(n.value_network) for n in (moved, before.network)), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert np.abs(solved.network.value_network.weights[0] - before.network.value_network.weights[0]).max() > 0
+
+
+@pytest.mark.parametrize("backend", ["gymnax", "gymnasium"])
+def test_the_step_size_of_mdpo_follows_the_share_of_training_done(backend: str) -> None:
+    made = trainer(config(method="mdpo_on", backend=backend, minibatches=1))  # 10 iterations
+    for first, count, expected in ((0, 1, 1 / 0.9), (1, 4, 2.0), (5, 4, 10.0)):
+        made.run(first, count)
+        learner = getattr(made.state, "learner", made.state)
+        np.testing.assert_allclose(learner.method["objective.trust"], expected, rtol=1e-4)
+
+
+def test_a_longer_budget_on_resuming_goes_on_by_the_new_schedule() -> None:
+    short, long = (trainer(config(method="mdpo_on", minibatches=1, total_steps=steps)) for steps in (320, 640))
+    short.run(0, 5)
+    long.state = from_arrays(long.state, to_arrays(short.state))
+    long.run(5, 5)
+    np.testing.assert_allclose(long.state.learner.method["objective.trust"], 2.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["trpo", "fixpo", "mdpo_on"])
+def test_solvers_go_on_bit_for_bit_from_a_checkpoint(method: str) -> None:
+    given = config(method=method, seeds=2, rollout=32)
+    whole, resumed = trainer(given), trainer(given)
+    whole.run(0, 3)
+    arrays = to_arrays(whole.state)
+    whole.run(3, 3)
+    resumed.state = from_arrays(resumed.state, arrays)
+    resumed.run(3, 3)
+    expected = to_arrays(whole.state)
+    for name, array in to_arrays(resumed.state).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    critics = "learner.optimizer.1"  # beside the policy's own, learner.optimizer.0
+    kept = {"fixpo": "learner.method.objective.trust.beta", "mdpo_on": critics, "trpo": critics}
+    assert any(name.startswith(kept[method]) for name in arrays), sorted(arrays)
+
+
+def test_methods_that_choose_at_random_or_read_the_action_are_given_both() -> None:
+    made = trainer(config(method="troll"))
+    learner = made._learner
+    wanted = learner.method.update_needs
+    assert {"action", "dist_old"} <= wanted
+    made.run(0, 2)
+    made = trainer(config(method="clip_cov"))
+    assert "random" in made._learner.method.update_needs
+    made.run(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "dpo"}, r"compares or imitates whole answers(.|\n)*train language"),
+        ({"method": "psft"}, "learning from demonstrations"),
+        ({"method": "disco"}, "DiscriminativeObjective"),
+        ({"method": "turn_ppo"}, "needs turn"),
+        ({"method": "ppo_clip", "set": ("step=NaturalGradient",)}, r"nothing trains the value network(.|\n)*trpo"),
+        ({"method": "ppo_kl", "set": ("step=FixUp",)}, r"whose controller has a bound(.|\n)*AdamDual"),
+    ],
+)
+def test_what_control_cannot_do_is_told_before_training(changes: dict, message: str) -> None:
+    with pytest.raises(TightreinError, match=message):
+        compose(config(**changes))
+
+
+def test_the_learning_rate_is_found_where_the_step_has_it() -> None:
+    for method, path in (("ppo_clip", "step"), ("fixpo", "step.optimizer"), ("trpo", "critic.step")):
+        assert compose(config(method=method, learning_rate=0.123))[0].settings()[f"{path}.learning_rate"] == 0.123
+
+
+def test_selection_by_advantage_and_entropy_stays(tmp_path: Path) -> None:
+    method, notes = compose(config(method="d3s"))
+    assert len(method.selection) == 2
+    assert not any("left out" in note for note in notes)
+    assert any("on-policy" in note for note in compose(config(method="tis"))[1])
+    rows = run(tmp_path / "run", method="d3s", total_steps=128)
+    assert np.isfinite([value for row in rows for value in row.values()]).all()
