@@ -11,7 +11,7 @@ from tightrein.engines.control.compose import compose
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.train import train, trainer_of
 
-SMALL = {"envs": 2, "rollout": 16, "minibatches": 2, "epochs": 2, "hidden": (8,), "eval_episodes": 2, "quiet": True}
+SMALL = {"envs": 2, "rollout": 16, "minibatches": 2, "epochs": 2, "hidden": (8, 8), "eval_episodes": 2, "quiet": True}
 
 
 def config(**changes: Any) -> ControlConfig:

@@ -14,6 +14,7 @@ import tightrein as tr
 from tightrein.engines.control.compose import compose
 from tightrein.engines.control.config import ControlConfig
 from tightrein.engines.control.train import train
+from tightrein.errors import TightreinError
 
 
 def parameters(made, seed: int) -> np.ndarray:
@@ -54,9 +55,19 @@ def test_a2c_is_ppo_with_one_epoch_and_one_minibatch() -> None:
     assert np.abs(parameters(first, 0) - start).max() > 1e-3
 
 
+REFUSED = {key for key in tr.methods() if tr.method(key).experience != "rollouts"} | {
+    "rebel", "gvpo", "copg", "disco",  # sets and pairs of whole answers
+    "turn_ppo",  # turns
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("method", tr.methods())
-def test_every_method_can_be_composed_and_traced(method: str) -> None:
-    made = trainer(config(method=method, minibatches=1))
+def test_every_method_can_be_composed_and_traced_or_is_refused(method: str) -> None:
+    if method in REFUSED:
+        with pytest.raises(TightreinError, match=f"{method} (needs|compares)"):
+            compose(config(method=method))
+        return
+    made = trainer(config(method=method, minibatches=1, hidden=(8, 8)))
     _, figures = jax.eval_shape(made._iterations, made.state, made._keys, 0, 1)
     assert {"kl_k3", "clip_fraction", "entropy", "policy_loss", "value_loss"} <= figures.stats.keys()
 

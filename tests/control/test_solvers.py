@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import config, run, trainer
+from helpers import config, trainer
 
 import tightrein as tr
 from tightrein.engines.control.batch import Batch, evaluate
@@ -50,17 +49,16 @@ class Watched:
 
 
 def test_fixpo_keeps_every_state_within_the_bound() -> None:
-    rows = 128
-    without = Watched(trainer(config(**AGGRESSIVE, set=("step.passes=1", "bound=1e9"))))
-    _, free, batch = without.once(rows, 0)
-    assert without.largest(free.network, batch) > 0.2  # this learning rate leaves the region
-    held = Watched(trainer(config(**AGGRESSIVE)))
+    weak = "objective.trust.controller.coef=0.1"  # so that the second phase has something to do
+    held = Watched(trainer(config(**AGGRESSIVE, set=(weak,))))
     for seed in range(4):
-        _, solved, batch = held.once(rows, seed)
+        _, solved, batch = held.once(128, seed)
+        stats = {name: float(value) for name, value in solved.stats.items()}
         assert held.largest(solved.network, batch) <= 0.2 + 1e-6
-        assert float(solved.stats["kl_max"]) == pytest.approx(held.largest(solved.network, batch), abs=1e-6)
-        assert float(solved.stats["fixup_failed"]) == 0
-        assert float(solved.method["objective.trust"]["beta"]) >= 0
+        assert stats["kl_max"] == pytest.approx(held.largest(solved.network, batch), abs=1e-6)
+        assert stats["fixup_failed"] == 0
+        assert stats["fixup_steps"] > 0
+        assert stats["beta"] > 0.1  # it grows while states are beyond the bound
 
 
 def test_fixpo_that_cannot_mend_puts_the_old_policy_back() -> None:
@@ -103,40 +101,27 @@ def test_the_step_size_of_mdpo_follows_the_share_of_training_done(backend: str) 
         np.testing.assert_allclose(learner.method["objective.trust"], expected, rtol=1e-4)
 
 
-def test_a_longer_budget_on_resuming_goes_on_by_the_new_schedule() -> None:
-    short, long = (trainer(config(method="mdpo_on", minibatches=1, total_steps=steps)) for steps in (320, 640))
-    short.run(0, 5)
-    long.state = from_arrays(long.state, to_arrays(short.state))
-    long.run(5, 5)
-    np.testing.assert_allclose(long.state.learner.method["objective.trust"], 2.0, rtol=1e-4)
+def test_a_longer_budget_goes_on_by_the_new_schedule() -> None:
+    made = trainer(
+        config(method="mdpo_on", minibatches=1, total_steps=640)
+    )  # 20 iterations, of which 9 are taken as done
+    made.run(9, 1)
+    np.testing.assert_allclose(made.state.learner.method["objective.trust"], 2.0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["trpo", "fixpo", "mdpo_on"])
+@pytest.mark.parametrize("method", ["trpo", "fixpo"])
 def test_solvers_go_on_bit_for_bit_from_a_checkpoint(method: str) -> None:
-    given = config(method=method, seeds=2, rollout=32)
-    whole, resumed = trainer(given), trainer(given)
-    whole.run(0, 3)
-    arrays = to_arrays(whole.state)
-    whole.run(3, 3)
-    resumed.state = from_arrays(resumed.state, arrays)
-    resumed.run(3, 3)
-    expected = to_arrays(whole.state)
-    for name, array in to_arrays(resumed.state).items():
+    made = trainer(config(method=method, seeds=2, rollout=32))
+    made.run(0, 3)
+    arrays = to_arrays(made.state)
+    made.run(3, 3)
+    expected = to_arrays(made.state)
+    made.state = from_arrays(made.state, arrays)
+    made.run(3, 3)
+    for name, array in to_arrays(made.state).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
-    critics = "learner.optimizer.1"  # beside the policy's own, learner.optimizer.0
-    kept = {"fixpo": "learner.method.objective.trust.beta", "mdpo_on": critics, "trpo": critics}
+    kept = {"fixpo": "learner.method.objective.trust.beta", "trpo": "learner.optimizer.1"}  # optimizer 1: the critic's
     assert any(name.startswith(kept[method]) for name in arrays), sorted(arrays)
-
-
-def test_methods_that_choose_at_random_or_read_the_action_are_given_both() -> None:
-    made = trainer(config(method="troll"))
-    learner = made._learner
-    wanted = learner.method.update_needs
-    assert {"action", "dist_old"} <= wanted
-    made.run(0, 2)
-    made = trainer(config(method="clip_cov"))
-    assert "random" in made._learner.method.update_needs
-    made.run(0, 2)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +145,8 @@ def test_the_learning_rate_is_found_where_the_step_has_it() -> None:
         assert compose(config(method=method, learning_rate=0.123))[0].settings()[f"{path}.learning_rate"] == 0.123
 
 
-def test_selection_by_advantage_and_entropy_stays(tmp_path: Path) -> None:
+def test_selection_by_advantage_and_entropy_stays() -> None:
     method, notes = compose(config(method="d3s"))
     assert len(method.selection) == 2
     assert not any("left out" in note for note in notes)
     assert any("on-policy" in note for note in compose(config(method="tis"))[1])
-    rows = run(tmp_path / "run", method="d3s", total_steps=128)
-    assert np.isfinite([value for row in rows for value in row.values()]).all()

@@ -196,6 +196,49 @@ def test_control_methods_get_group_credit_and_say_so():
     assert any("GroupNormalised" in note for note in notes)
 
 
+def test_control_methods_keep_their_critic_if_asked_to():
+    method, notes = compose(LanguageConfig(method="ppo_clip", set=("credit=GAE",)))
+    assert method.credit.label().startswith("GAE(gamma=1.0")
+    assert {"value", "returns"} <= method.needs
+    assert any("credit.gamma = 1" in note for note in notes)
+    method, _ = compose(LanguageConfig(method="ppo_clip", set=("credit=GAE", "credit.gamma=0.9")))
+    assert method.credit.gamma == 0.9
+
+
+def test_values_that_nobody_trains_are_refused():
+    with refused("value_old", "objective.value.coef=0.5"):
+        compose(LanguageConfig(method="grpo", set=("credit=GAE",)))
+    method, _ = compose(LanguageConfig(method="grpo", set=("credit=GAE", "objective.value.coef=0.5")))
+    assert {"value", "returns"} <= method.needs
+    with refused("no value estimate", "value_pretraining=0"):
+        compose(LanguageConfig(set=("training.value_pretraining=3",)))
+
+
+def test_a_method_from_written_answers_cannot_read_rewards():
+    with refused("dpo needs reward", "written answers"):
+        compose(LanguageConfig(method="dpo", set=("credit=GroupCentred",)))
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "rows"), [("single_stream_spo", 1, 512), ("rebel", 2, 256), ("grpo", 8, 1024), ("gvpo", 4, 512)]
+)
+def test_the_embedded_preset_keeps_what_a_method_is_made_for(key, size, rows):
+    config = LanguageConfig(method=key)
+    plan = Plan.of(config, compose(config)[0])
+    assert (plan.group_size, plan.prompts * plan.group_size) == (size, rows)
+
+
+@pytest.mark.parametrize(("key", "step"), [("muon", "Muon"), ("ntr_momentum", "NTRMomentum"), ("zclip", "ZClip")])
+def test_the_embedded_preset_keeps_the_step_that_a_method_is_about(key, step):
+    assert step in compose(LanguageConfig(method=key))[0].step.label()
+
+
+def test_pairs_are_not_parted_between_minibatches():
+    config = LanguageConfig(method="dpo", prompts=3, minibatches=4)
+    with refused("4 minibatches", "3 pairs"):
+        Plan.of(config, compose(config)[0])
+
+
 def test_a_real_model_gets_the_papers_values():
     method, _ = compose(LanguageConfig(method="grpo", model="some/model"))
     assert method.step.learning_rate == 1e-6

@@ -49,7 +49,7 @@ def test_scores_reach_a_method_that_reads_them(policy: Policy):
     batch = collector.collect(lambda count: list(enumerate(PROBLEMS)), torch.Generator().manual_seed(0))
     assert batch.decisions.scores.shape == (6, 2)
     assert "scores" in method.prepare_needs
-    assert Collector(policy, length, tr.method("grpo"), Decoding(4, policy.eos_ids, 0), 2, 3).collect(
+    assert Collector(policy, ensemble([length]), tr.method("grpo"), Decoding(4, policy.eos_ids, 0), 2, 3).collect(
         lambda count: list(enumerate(PROBLEMS)), torch.Generator().manual_seed(0)
     ).decisions.scores is None
 

@@ -42,7 +42,7 @@ def last_arrays(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("method", "gain"), [("dpo", 0.03), ("tr_dpo", 0.03), ("sft", 0.2), ("psft", 0.2), ("hpt", 0.2)]
+    ("method", "gain"), [("dpo", 0.03), ("sft", 0.2), ("hpt", 0.2)]
 )
 def test_written_answers_teach_the_embedded_model_out_of_the_box(method, gain, tmp_path):
     """A tenth of the default run or so; of what they were before, held-out answers become right."""

@@ -80,11 +80,11 @@ def test_clipping_is_reported_by_both_forms():
 
 def test_the_optax_form_runs_under_vmap_as_it_runs_alone():
     step = STEPS["muon, all"]
-    form, starts = step.optax(10, AXES), [jnp.stack([jnp.asarray(x), 2 * jnp.asarray(x)]) for x in tensors(0)]
+    form, starts = step.optax(4, AXES), [jnp.stack([jnp.asarray(x), 2 * jnp.asarray(x)]) for x in tensors(0)]
 
     def run(parameters):
         state = form.init(parameters)
-        for _ in range(10):
+        for _ in range(4):
             moves, state = form.update(parameters, state, parameters)
             parameters = jax.tree.map(jnp.add, parameters, moves)
         return parameters

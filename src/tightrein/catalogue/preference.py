@@ -166,7 +166,7 @@ RM_ENSEMBLE = Method(
         "coefficient of 0.1 adapts to a target of 6 in the code and is constant here. Best-of-n has coef 0.5.",
     ),
     reward=(EnsembleReward(), KLInReward(coef=0.1)),
-    credit=GAE(gamma=1.0, lam=0.95),
+    credit=GAE(gamma=1.0, lam=0.95, standardise=True),
     objective=PolicyObjective(Clip(), value=ValueLoss(coef=1.0, clip_range=0.2)),
     step=_STEP,
     training=Training(epochs=4),

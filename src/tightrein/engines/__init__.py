@@ -44,5 +44,5 @@ def train(engine: str, **settings: Any) -> dict[str, Any]:
 
 def _is_text(value: Any) -> bool:
     """Whether it is a name, or names, or nothing."""
-    many = isinstance(value, (tuple, list))
-    return value is None or isinstance(value, str) or (many and bool(value) and all(isinstance(item, str) for item in value))
+    items = value if isinstance(value, (tuple, list)) and value else [value]
+    return value is None or all(isinstance(item, str) for item in items)

@@ -29,16 +29,16 @@ class Batch(NamedTuple):
         taken: Batch = jax.tree.map(lambda x: x[::n], self)
         return taken
 
-    def split(self, pieces: int, order: Array | None = None) -> Batch:
-        """`pieces` batches of the same size along a new leading axis, after putting the rows in `order` [M]."""
+    def split(self, count: int, order: Array | None = None) -> Batch:
+        """`count` batches of the same size along a new leading axis, after putting the rows in `order` [M]."""
         # One gather for all pieces: they then are slices that lie together.
         ordered = self if order is None else jax.tree.map(lambda x: x[order], self)
-        pieces_: Batch = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), ordered)
-        return pieces_
+        parts: Batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), ordered)
+        return parts
 
     def pieces(self, size: int) -> int:
-        """Into how many pieces of at most `size` rows, all equal, the batch can be split."""
-        return next(n for n in range(max(1, -(-self.rows // size)), self.rows + 1) if self.rows % n == 0)
+        """Into how many pieces of at most `size` rows the batch is to be split."""
+        return pieces(self.rows, size)
 
 
 def evaluate(network: ActorCritic, batch: Batch) -> Any:
@@ -47,6 +47,11 @@ def evaluate(network: ActorCritic, batch: Batch) -> Any:
     return batch.decisions.replace(
         logp=dist.log_prob(batch.action), dist=dist, entropy=dist.entropy(), value=network.value(batch.inputs)
     )
+
+
+def pieces(rows: int, size: int) -> int:
+    """The fewest equal pieces of at most `size` rows."""
+    return next(n for n in range(max(1, -(-rows // size)), rows + 1) if rows % n == 0)
 
 
 def orders(key: Array, passes: int, rows: int) -> Array:

@@ -46,6 +46,8 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
     _check(method, len(config.hidden))
+    if isinstance(method.step, NaturalGradient) and (config.epochs or config.minibatches):
+        notes = [*notes, "epochs and minibatches change nothing: the policy takes one step on the whole experience"]
     return method, notes
 
 

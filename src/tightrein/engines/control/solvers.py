@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from tightrein.arrays import masked_mean
-from tightrein.engines.control.batch import Batch, evaluate, orders
+from tightrein.engines.control.batch import Batch, evaluate, orders, pieces
 from tightrein.engines.control.config import Plan
 from tightrein.engines.control.descent import Descent, Solved, Solver, updated
 from tightrein.engines.control.fixup import TwoPhases
@@ -25,7 +25,7 @@ def solver_of(method: Method, plan: Plan) -> Solver:
     policy = _solver(method.step, method, plan)
     if method.critic is None:
         return policy
-    updates = plan.iterations * method.critic.epochs * -(-plan.batch // method.critic.batch)
+    updates = plan.iterations * method.critic.epochs * pieces(plan.batch, method.critic.batch)
     return ThenCritic(policy, method.critic, Descent(method.critic.step, updates))
 
 
@@ -141,7 +141,7 @@ class ThenCritic:
 
     def _fit(self, values: Any, optimizer: Any, batch: Batch, key: Array) -> tuple[Any, Any, Array]:
         """The new value network, its optimizer state, and the losses [epochs, minibatches]."""
-        loss, pieces = self.critic.loss, batch.pieces(self.critic.batch)
+        loss = self.critic.loss
         parameters, unpack = self.descent.pack(values)
 
         def step(carry: Any, rows: Batch) -> tuple[Any, Array]:
@@ -153,7 +153,7 @@ class ThenCritic:
             return (parameters, optimizer), value
 
         def epoch(carry: Any, order: Array) -> tuple[Any, Array]:
-            return jax.lax.scan(step, carry, batch.split(pieces, order))
+            return jax.lax.scan(step, carry, batch.split(batch.pieces(self.critic.batch), order))
 
         shuffled = orders(key, self.critic.epochs, batch.rows)
         (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)

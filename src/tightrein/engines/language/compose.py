@@ -56,7 +56,8 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     check_step(method, "language", (Optimizer,))
     method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:
-        method, more = _embedded(method, GAME_STEP if config.dataset is None and config.task in GAMES else EMBEDDED_STEP)
+        game = config.dataset is None and config.task in GAMES
+        method, more = _embedded(method, GAME_STEP if game else EMBEDDED_STEP)
         notes = [*notes, *more]
     method = method.override(config.overrides)
     method = method.override(flags(config, method))

@@ -170,7 +170,7 @@ class Plan:
         prompts = config.prompts or usual
         pieces = prompts if method.objective.whole_groups or not asks else prompts * training.group_size
         if training.minibatches > pieces:
-            kind = "answers" if pieces > prompts else method.experience if not asks else "groups, which stay whole"
+            kind = method.experience if not asks else "answers" if pieces > prompts else "groups, which stay whole"
             raise TightreinError(
                 f"{training.minibatches} minibatches are more than the {pieces} {kind} of an update",
                 "lower --minibatches, or raise --prompts or --group-size",

@@ -13,9 +13,9 @@ TRIES = 8  # slips in an answer of which none is found to be wrong, after which 
 
 
 def wrong_answers(problems: Sequence[Problem], reward: Reward) -> list[str]:
-    """To each problem its answer (in turns: the last) with a slip.
+    """To each problem its answer (in turns: the last) with a slip, the same for the same problem.
 
-    That is two neighbours exchanged, or a character replaced, added or left out. The same for the same problem. reward: says of a slip whether it is still right.
+    A slip: two neighbours exchanged, a character replaced, added or left out. reward: says whether it is still right.
     """
     slips = [_slips(problem) for problem in problems]
     found = [next(each) for each in slips]

@@ -22,6 +22,12 @@ from tightrein.runs import Interrupt, Run
 
 REMEMBERED = 1000  # problems that are asked where a method remembers each and nobody says how many
 ANSWER = 256  # tokens of the longest answer where nobody says otherwise and no worked example tells
+# What a method learns from that wants written answers, where there is only a task.
+BUILT_IN = {
+    "pairs": ("each right answer is paired with the same answer with a slip in it",),
+    "demonstrations": ("the task's right answers are the demonstrations",),
+    "mixed": ("the task's right answers are the demonstrations",),
+}
 
 
 def train(
@@ -51,7 +57,8 @@ def train(
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
     longest = config.max_new_tokens or (embedded.longest_answer(policy, task) if config.embedded else ANSWER)
     method, more = with_length(method, longest)
-    notes = [*notes, *more, *task.notes]
+    made = BUILT_IN.get(method.experience, ()) if config.dataset is None else ()
+    notes = [*notes, *more, *task.notes, *made]
     run = Run.create(
         config.folder, describe(config, method, plan, longest, notes), resume=config.resume, quiet=config.quiet
     )
