@@ -226,13 +226,21 @@ def scatter_sum(x: Array, index: Array, size: int) -> Array:
     return total
 
 
-MODULES = {"NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
+MODULES = {"NumPy": "numpy", "PyTorch": "torch", "JAX": "jax.numpy"}
 _EXTRAS = {"NumPy": "all", "PyTorch": "language", "JAX": "control"}
 
 
 def installed() -> tuple[str, ...]:
     """Names of the array libraries that are at hand: "NumPy" and, where installed, "PyTorch" and "JAX"."""
-    return tuple(name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None)
+    return tuple(name for name, module in MODULES.items() if at_hand(module.partition(".")[0]))
+
+
+def at_hand(package: str) -> bool:
+    """Whether a Python package is installed; it is not imported for that."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def convert(x: Any, to: str) -> Any:
@@ -254,13 +262,7 @@ def convert(x: Any, to: str) -> Any:
     if _is_torch(x):
         x = (at_least_float32(x) if is_floating(x) else x).detach().cpu()
     plain = np.asarray(x)
-    return {"NumPy": np.asarray, "PyTorch": getattr(module, "as_tensor", None)}.get(to, _to_jax)(plain)
-
-
-def _to_jax(x: np.ndarray) -> Array:
-    import jax.numpy as jnp
-
-    return jnp.asarray(x)
+    return module.as_tensor(plain) if to == "PyTorch" else module.asarray(plain)
 
 
 def value_and_gradient(function: Callable[[dict[str, Array]], Array], at: dict[str, Array]) -> tuple[Array, Any]:
@@ -301,14 +303,13 @@ def double_precision() -> Iterator[None]:
     if "JAX" not in installed():
         yield
         return
-    import jax
-
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
+    settings = require("jax", "control").config
+    before = settings.jax_enable_x64
+    settings.update("jax_enable_x64", True)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_x64", before)
+        settings.update("jax_enable_x64", before)
 
 
 _Class = TypeVar("_Class", bound=type)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
+
+from .settings import Part
 
 Settings = Mapping[str, Any] | tuple[tuple[str, Any], ...]
 What = Literal["advantage", "loss", "loss per decision", "gradient"]
@@ -100,5 +102,14 @@ def _with(settings: Settings, before: str = "", after: str = "") -> str:
     """`with a=1, b=Name`, or nothing."""
     if not settings:
         return ""
-    named = [f"{path}={value.label() if hasattr(value, 'label') else value}" for path, value in dict(settings).items()]
+    named = [f"{path}={_named(value)}" for path, value in dict(settings).items()]
     return f"{before}with {', '.join(named)}{after}"
+
+
+def _named(value: Any) -> str:
+    """A part by its class, with its settings only where they are not those it has by itself."""
+    if not isinstance(value, Part):
+        return str(value)
+    own = {f.name: f.default for f in fields(value)}
+    given = [f"{name}={_named(part)}" for name, part in value.children() if part != own.get(name)]
+    return type(value).__name__ + (f"({', '.join(given)})" if given else "")

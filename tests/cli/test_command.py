@@ -64,7 +64,7 @@ def test_show_has_everything_of_a_method(key, capsys):
     assert f"confidence {method.source.confidence}" in text
     assert " ".join(method.source.differences.split()) in text
     assert all(f"{path}={value}" in text for path, value in method.settings().items() if path.count("."))
-    assert all(relation in text for relation in method.relations)
+    assert all(str(relation) in text for relation in method.relations)
 
 
 def test_show_a_variant(capsys):

@@ -61,6 +61,23 @@ def test_fixpo_keeps_every_state_within_the_bound() -> None:
         assert stats["beta"] > 0.1  # it grows while states are beyond the bound
 
 
+def test_fixpo_mends_each_seed_as_long_as_it_needs() -> None:
+    made = Watched(trainer(config(**AGGRESSIVE, set=("objective.trust.controller.coef=0.1",))))
+    runs = [made.once(128, seed) for seed in range(2)]
+    alone, batches = [solved for _, solved, _ in runs], [batch for *_, batch in runs]
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    both = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    state = made.state
+    solve = jax.jit(jax.vmap(made.learner.solver.solve, (None, None, None, 0, 0, None)))
+    together = solve(state.network, state.optimizer, state.method, both, keys, 0.5)
+    steps = [float(solved.stats["fixup_steps"]) for solved in alone]
+    assert together.stats["fixup_steps"].tolist() == steps
+    assert steps[0] != steps[1]
+    for seed, solved in enumerate(alone):
+        for mine, theirs in zip(*(jax.tree.leaves(s.network) for s in (together, solved)), strict=True):
+            np.testing.assert_allclose(mine[seed], theirs, atol=1e-4)
+
+
 def test_fixpo_that_cannot_mend_puts_the_old_policy_back() -> None:
     hopeless = Watched(trainer(config(**AGGRESSIVE, set=("step.passes=1", "bound=1e-7"))))
     before, solved, batch = hopeless.once(128, 0)

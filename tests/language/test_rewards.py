@@ -49,9 +49,12 @@ def test_scores_reach_a_method_that_reads_them(policy: Policy):
     batch = collector.collect(lambda count: list(enumerate(PROBLEMS)), torch.Generator().manual_seed(0))
     assert batch.decisions.scores.shape == (6, 2)
     assert "scores" in method.prepare_needs
-    assert Collector(policy, ensemble([length]), tr.method("grpo"), Decoding(4, policy.eos_ids, 0), 2, 3).collect(
-        lambda count: list(enumerate(PROBLEMS)), torch.Generator().manual_seed(0)
-    ).decisions.scores is None
+    assert (
+        Collector(policy, ensemble([length]), tr.method("grpo"), Decoding(4, policy.eos_ids, 0), 2, 3)
+        .collect(lambda count: list(enumerate(PROBLEMS)), torch.Generator().manual_seed(0))
+        .decisions.scores
+        is None
+    )
 
 
 def test_a_run_with_rewards_and_tools_that_are_given_as_functions(model_folder, jsonl, tmp_path):

@@ -23,6 +23,7 @@ from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.stream import Stream, weighted
 from tightrein.engines.language.tasks import Task
 from tightrein.engines.language.train import train
+from tightrein.errors import TightreinError
 
 TEXTS = ["ab", "cd", "abcd", "dcba", "bad", "cab", "dab", "a"]
 PROBLEMS = [Problem(text, text, {}) for text in TEXTS]
@@ -129,6 +130,16 @@ def test_a_curriculum_draws_what_is_uncertain_more_often():
     again = Stream(task, 0, method.curriculum)
     again.cursor = 50
     assert [i for i, _ in again.draw(2, state)] == drawn[50:52]
+
+
+def test_flags_that_do_nothing_are_refused(tmp_path):
+    method = tr.method("single_stream_spo", credit=tr.parts.GroupNormalised())
+    with pytest.raises(TightreinError, match="curriculum=none"):
+        Stream(Task("words", PROBLEMS, PROBLEMS, reward), 0, method.curriculum).draw(2, method.init(prompts=8))
+    with pytest.raises(TightreinError, match="--lag"):
+        train(LanguageConfig(method="psft", lag=1, eval_problems=10, out=tmp_path / "run"))
+    with pytest.raises(TightreinError, match="takes no --tools"):
+        train(LanguageConfig(task="calculator", tools="python", eval_problems=10, out=tmp_path / "run"))
 
 
 def test_weighted_draws_repeat_nothing_before_all_were_drawn():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.rewards import as_reward, entry_reward
 from tightrein.engines.language.sampling import Decoding, sample
 from tightrein.engines.language.tasks import load_task
+from tightrein.engines.language.train import train
 from tightrein.engines.language.turns import Call, Dialogue, Form, Reply, Transcript
 from tightrein.errors import TightreinError
 
@@ -163,3 +165,21 @@ def test_flags_change_the_dialogue_of_a_task():
         load_task(LanguageConfig(turns=2, eval_problems=10), 40)
     with pytest.raises(TightreinError, match="size of key_door"):
         load_task(dataclasses.replace(config, task="key_door", task_set=("size=1",)), 40)
+
+
+@pytest.mark.parametrize("task", ["calculator", "key_door"])
+def test_a_run_in_turns(task, tmp_path):
+    config = LanguageConfig(
+        method="turn_ppo", task=task, updates=2, prompts=8, group_size=4, eval_problems=10, warmup_steps=15, quiet=True,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert train(config)["step"] == 2
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["logp_check"] < 1e-4
+    assert last["turns_mean"] >= 1
+
+
+def test_resets_do_not_go_with_tools(tmp_path):
+    with pytest.raises(TightreinError, match="vineppo resets"):
+        train(LanguageConfig(method="vineppo", task="calculator", eval_problems=10, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from tightrein.engines.language.learner import Learner
 from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.rewards import exact
 from tightrein.engines.language.train import train
+from tightrein.engines.language.written import Writing
 from tightrein.errors import TightreinError
 
 SMALL = {"prompts": 8, "eval_problems": 20, "warmup_steps": 5, "quiet": True}
@@ -41,9 +42,7 @@ def last_arrays(folder: Path) -> bytes:
     return (max((folder / "checkpoints").glob("step-*")) / "arrays.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("method", "gain"), [("dpo", 0.03), ("sft", 0.2), ("hpt", 0.2)]
-)
+@pytest.mark.parametrize(("method", "gain"), [("dpo", 0.03), ("sft", 0.2), ("hpt", 0.2)])
 def test_written_answers_teach_the_embedded_model_out_of_the_box(method, gain, tmp_path):
     """A tenth of the default run or so; of what they were before, held-out answers become right."""
     summary = train(
@@ -153,6 +152,15 @@ def test_an_answer_that_the_model_has_no_room_for_is_named(model_folder, tmp_pat
         train(LanguageConfig(**config, out=tmp_path / "a"), dataset=rows)
     train(LanguageConfig(**config, max_new_tokens=20, out=tmp_path / "b"), dataset=rows)
     assert lines(tmp_path / "b")[-1]["length_mean"] == 20
+
+
+def test_what_a_tool_says_in_a_demonstration_is_seen_and_not_learned(policy):
+    problems = [Problem("ab", "ba", {}, worked=("da", "cc", "b")), Problem("a", "a", {})]
+    samples = Writing(policy, None).rows(problems, [problem.shown for problem in problems])
+    assert samples.mask.tolist() == [[1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
+    assert samples.present.tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]
+    assert policy.decode(samples.completions, samples.present) == ["daccb", "a"]
+    assert samples.ended.all()
 
 
 def test_wrong_answers_are_wrong_and_always_the_same():

@@ -50,8 +50,8 @@ DR_GRPO = Method(
         year=2025,
         arxiv="2503.20783",
         code="TRL loss_type='dr_grpo'; verl seq-mean-token-sum-norm",
-        differences="verl's mode does not divide by the number of answers and, unless told otherwise, uses the "
-        "padded width as the length.",
+        differences="verl, unless told otherwise, uses the padded width as the length (and before 0.9 did not divide by "
+        "the number of answers).",
     ),
     credit=GroupCentred(),
     objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), aggregate=SeqMeanTokenSumNorm()),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tightrein
+from tightrein.anchor.reference import Frozen
 from tightrein.errors import require
 from tightrein.method import Method, Source
 from tightrein.settings import Part
@@ -59,13 +60,14 @@ def _console() -> Any:
 
 
 def _cited(source: Source) -> str:
-    return f"arXiv {source.arxiv} ({source.year})" if source.arxiv else f"{source.paper} ({source.year})"
+    return f"arXiv {source.arxiv} ({source.year})" if source.arxiv else str(source.year)
 
 
 def _stages(method: Method) -> str:
     """The parts that make the method, stage by stage, without the hyperparameters."""
     objective = [value for _, value in method.objective.children() if isinstance(value, Part) and not _off(value)]
-    parts = (*method.reward, method.credit, *method.selection, *objective)
+    credit = () if method.credit is None else (method.credit,)
+    parts = (*method.reward, *credit, *method.selection, *objective)
     return ", ".join(type(part).__name__ for part in parts)
 
 
@@ -76,8 +78,8 @@ def _off(part: Part) -> bool:
 
 def _about(method: Method, variant: str) -> Iterator[tuple[str, str]]:
     source = method.source
-    yield "formula", getattr(method.objective, "surrogate", method.objective).equation
-    yield "home", method.home
+    yield from _formulas(method)
+    yield "home", f"{method.home}, from {method.experience}"
     yield "paper", f"{source.paper} ({source.year})" + (f", arXiv {source.arxiv}" if source.arxiv else "")
     if source.code:
         yield "code", source.code
@@ -86,7 +88,21 @@ def _about(method: Method, variant: str) -> Iterator[tuple[str, str]]:
         yield "differs", source.differences
     others = [name for name in ("paper", *(name for name, _ in method.variants)) if name != variant]
     yield "variant", variant + (f" (--variant {', '.join(others)} is the other)" if others else "")
-    yield "reads", ", ".join(sorted(method.needs | method.prepare_needs))
+    yield "reads", ", ".join(sorted(method.update_needs | method.prepare_needs))
+
+
+def _formulas(method: Method) -> Iterator[tuple[str, str]]:
+    """What makes the method what it is, stage by stage: the loss, and what else has a formula and is on."""
+    objective = dict(method.objective.children())
+    yield "formula", method.objective.equation or objective["surrogate"].equation
+    beside = {name: objective.get(name) for name in ("correction", "reference", "trust", "imitation")}
+    stages = {name: getattr(method, name, None) for name in ("credit", "curriculum", "step", "critic")}
+    parts = [("reward", part) for part in method.reward] + list({**beside, **stages}.items())
+    parts += [("selection", part) for part in method.selection]
+    parts += [] if isinstance(method.anchor, Frozen) else [("anchor", method.anchor)]
+    for name, part in parts:
+        if part is not None and part.equation and not _off(part):
+            yield name, part.equation
 
 
 def _tree(method: Method) -> Any:

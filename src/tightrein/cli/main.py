@@ -1,4 +1,4 @@
-"""Which command was asked for, and what its end means: 0 done, 1 a method failed, 2 the user's slip, 130 interrupted."""
+"""Which command was asked for, and what its end means: 0 done, 1 a method fails, 2 a user's slip, 130 interrupted."""
 
 from __future__ import annotations
 

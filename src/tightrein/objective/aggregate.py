@@ -91,7 +91,7 @@ class SeqMeanTokenSumNorm(Aggregation):
     """Mean over trajectories of summed loss over a constant length (Dr. GRPO): no bias by length.
 
     `length` is the generation limit. It must be given: the width of the padded array would make the loss
-    depend on padding. verl's mode of this name leaves out the division by N.
+    depend on padding, as verl's mode of this name lets it where it is told no other.
     """
 
     equation = "sum_i S_i / (N L_max)"

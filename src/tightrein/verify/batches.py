@@ -20,9 +20,9 @@ MOVING = ("logp", "value", "entropy")  # with the parameters of `dist`: what car
 Fields = dict[str, Any]
 
 
-def method(key: str, variant: str = "paper", **overrides: Any) -> Method:
-    """The method `key`, with the length that has no default set to the batch's width."""
-    made = named(key, variant, **overrides)
+def method(key: str, **overrides: Any) -> Method:
+    """The method `key` as tr.method makes it, with the length that has no default set to the batch's width."""
+    made = named(key, **overrides)
     unset = {p: WIDTH for p, v in made.settings().items() if p.endswith("aggregate.length") and v is None}
     return made.override(unset)
 

@@ -54,11 +54,15 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     """
     method = tr.method(config.method, config.variant)
     check_step(method, "language", (Optimizer,))
+    own: Any = method.step
     method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:
         game = config.dataset is None and config.task in GAMES
         method, more = _embedded(method, GAME_STEP if game else EMBEDDED_STEP)
         notes = [*notes, *more]
+    if own.hosted(STEP) != STEP and method.step != own:
+        rule = type(own.clipping or own).__name__
+        notes = [*notes, f"the step keeps its rule, {rule}; its learning rate and schedule are those defaults"]
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
     _check(method, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,15 +19,13 @@ class Batch:
     """Token rows, and what is known of them before `method.prepare`; `figures` are logged.
 
     figures: `tokens` (those in the masks) becomes tokens_per_second. exact: whether the present policy itself sampled
-    them, and not an older one or a copy of lower precision. after: fields of Decisions that the method's own update
-    is to find, as they are once the policy has moved.
+    them, and not an older one or a copy of lower precision.
     """
 
     samples: Samples
     decisions: tr.Decisions
     figures: dict[str, float]
     exact: bool = True
-    after: Callable[[], dict[str, Any]] = dict
 
     @property
     def written(self) -> Tensor:

@@ -61,7 +61,7 @@ class Learner:
         stats = [self._step(work.take(rows)) for rows in self._minibatches(work, generator)]
         if self._method.stateful:
             with torch.no_grad():
-                after = self._observer.now(work).replace(**batch.after())
+                after = self._observer.now(work)
             self.state = dict(self._method.update(self.state, after, progress))
         return _means(stats)
 

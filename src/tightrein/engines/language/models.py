@@ -77,7 +77,8 @@ class Policy:
             said = [*self._messages(prompt), {"role": "assistant", "content": answer}]
             asked, whole = self._rendered(prompt), self.tokenizer.apply_chat_template(said, tokenize=False)
             # A template that shows a prompt otherwise once it is answered says nothing of how answers look.
-            text = whole.removeprefix(asked) if whole.startswith(asked) else answer
+            rest = whole.removeprefix(asked)
+            text = rest if whole.startswith(asked) and answer.strip() in rest else answer
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         ends = [place for place, token in enumerate(ids) if token in self.eos_ids]
         return ids[: ends[-1] + 1] if ends else [*ids, self.end]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tightrein as tr
 from tightrein.engines.language.answers import Answers, ask, earned
+from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.evaluate import CORRECT
 from tightrein.engines.language.experience import Batch, fields_of, joined, take
 from tightrein.engines.language.models import Policy
@@ -115,12 +116,16 @@ def continuations(method: Any) -> int:
     return max(found, default=0)
 
 
-def check_values(method: Any, task: Task) -> None:
-    """Raises TightreinError if the method wants continuations from the middle of answers in which somebody replies."""
+def check_sampling(method: Any, config: LanguageConfig, task: Task) -> None:
+    """Raise TightreinError, before training, if the flags about sampling do not go with the method."""
     if continuations(method) and task.dialogue is not None:
         raise TightreinError(
             f"{method.key} resets to the middle of answers, and with tools or games there is no way back",
             "leave --tools out and choose another --task, or set credit.values=none to train a value head",
+        )
+    if method.experience in ("pairs", "demonstrations") and (config.lag or config.sampler_dtype != "float32"):
+        raise TightreinError(
+            f"{method.key} learns from written answers and samples none", "leave --lag and --sampler-dtype out"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tightrein.engines.language.problems import Problem
 from tightrein.engines.language.tasks import Task
+from tightrein.errors import TightreinError
 
 
 class Stream:
@@ -23,10 +24,19 @@ class Stream:
         self.cursor = 0
 
     def draw(self, count: int, state: Mapping[str, Any]) -> list[tuple[int, Problem]]:
-        """The next (index, problem); state: that of the method, which a curriculum reads."""
+        """The next (index, problem); state: that of the method, which a curriculum reads.
+
+        Raises:
+            TightreinError: there is a curriculum, and nothing for it to read.
+        """
         first, self.cursor = self.cursor, self.cursor + count
         if self._curriculum is None:
             return self._task.batch(self._seed, first, count)
+        if "credit" not in state:
+            raise TightreinError(
+                "the curriculum draws prompts by what the credit remembers of them, and this credit remembers nothing",
+                "set curriculum=none, or leave the method's credit as it is",
+            )
         weights = torch.as_tensor(self._curriculum.weights(state["credit"])).double().cpu().numpy()
         chosen = weighted(weights, count, np.random.default_rng([self._seed, first]))
         return [(index, self._task.asked[index]) for index in chosen]

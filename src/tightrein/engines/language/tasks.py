@@ -85,6 +85,8 @@ def load_task(
 def _dialogue(config: LanguageConfig, task: Task, tools: Sequence[str | Callable[[str], Any]]) -> Dialogue | None:
     """That of the task, or one with these tools, as far as the flags do not say otherwise."""
     told = {name: text for name, text in (("call", config.call), ("reply", config.reply)) if text is not None}
+    if tools and task.dialogue is not None:
+        raise TightreinError(f"{task.name} replies by itself, and takes no --tools", "choose another --task")
     if tools:
         return dialogue(tools, Form(**told), config.turns or TURNS)
     if task.dialogue is None:

@@ -12,7 +12,7 @@ from tightrein.engines.language.compose import compose, with_length
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.loop import Training
 from tightrein.engines.language.models import load_pretrained
-from tightrein.engines.language.rollout import check_values
+from tightrein.engines.language.rollout import check_sampling
 from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.tasks import Functions, load_task
@@ -53,7 +53,7 @@ def train(
     wanted = config.problems or plan.total * plan.prompts
     wanted += config.warmup_examples + embedded.PROBES if config.embedded else 0
     task = load_task(config, wanted, dataset, reward, tools, method.experience)
-    check_values(method, task)
+    check_sampling(method, config, task)
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
     longest = config.max_new_tokens or (embedded.longest_answer(policy, task) if config.embedded else ANSWER)
     method, more = with_length(method, longest)

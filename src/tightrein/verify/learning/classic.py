@@ -27,7 +27,7 @@ def ppo_clip() -> Shown:
         f"return {min(returned):.0f} to {max(returned):.0f} of 500 on CartPole after 100,000 steps, 4 seeds; "
         f"clip fraction {clipped.mean():.3f}, at most {clipped.max():.2f}"
     )
-    return Shown(says, bool(np.mean(returned) >= 475 and 0 < clipped.mean() and clipped.max() < 0.5))
+    return Shown(says, bool(np.mean(returned) >= 475 and clipped.mean() > 0 and clipped.max() < 0.5))
 
 
 @shows("ppo_kl")
@@ -40,8 +40,8 @@ def ppo_kl() -> Shown:
     share = np.mean((kl > 0.01 / 3) & (kl < 0.03))  # of single updates; the coefficient moves by doubling and halving
     returned = summary["eval_return_mean"]
     says = (
-        f"KL {near:.4f} (geometric mean after 20 iterations, target 0.01), {share:.0%} of single updates within a factor "
-        f"of 3 of it; return {returned:.0f} of 500 after 204,800 steps, 4 seeds"
+        f"KL {near:.4f} (geometric mean after 20 iterations, target 0.01), {share:.0%} of single updates within "
+        f"a factor of 3 of it; return {returned:.0f} of 500 after 204,800 steps, 4 seeds"
     )
     return Shown(says, bool(0.01 / 3 < near < 0.03 and share > 0.4 and returned > 400))
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ...arrays import Array
 from ...decisions import Decisions
 from ..batches import method
 from ..pin import Shown, shows
 from .language import language_run
 from .rollouts import Rollouts, mean
 from .solvers import column
-from .tabular import Problem, Table, batch, log_softmax, sample
+from .tabular import Problem, Rows, Table, batch, log_softmax, sample
 
 ANSWERS = 64 * 8
 
@@ -48,7 +49,10 @@ def dr_grpo() -> Shown:
 
 @shows("dapo")
 def dapo() -> Shown:
-    """Every batch is filled with groups that differ, and the wider upper bound keeps the entropy higher."""
+    """Every batch is filled with groups that differ, and the task is learned to more than 0.9.
+
+    The paper's higher entropy with the wider upper bound is measured on a bandit, where it does not show.
+    """
     lines = trained("dapo", updates=40)
     start, end = lines[0]["eval_accuracy"], lines[-1]["eval_accuracy"]
     rounds = column(lines, "rounds")
@@ -58,10 +62,10 @@ def dapo() -> Shown:
         entropy[high] = mean(runs, "entropy", slice(-1, None))
     says = (
         f"held-out accuracy {start:.2f} -> {end:.3f} in 40 updates, with up "
-        f"to {rounds.max():.0f} rounds of sampling to fill a batch with groups that differ; entropy of a bandit after 40 "
-        f"rounds, 5 seeds: {entropy[0.28]:.3f} with an upper width of 0.28, {entropy[0.2]:.3f} with 0.2"
+        f"to {rounds.max():.0f} rounds of sampling to fill a batch with groups that differ; entropy of a bandit after "
+        f"40 rounds, 5 seeds: {entropy[0.28]:.3f} with an upper width of 0.28, {entropy[0.2]:.3f} with 0.2, no difference"
     )
-    return Shown(says, end > 0.9 and rounds.max() > 1 and entropy[0.28] > entropy[0.2])
+    return Shown(says, end > 0.9 and rounds.max() > 1)
 
 
 @shows("gspo")
@@ -83,7 +87,7 @@ def cispo() -> Shown:
     says, end, lines = _learned("cispo")
     cut, lost = (column(x, "clip_fraction").max() for x in (lines, trained("grpo")))
     return Shown(
-        f"{says}; at most {cut:.1%} of the tokens have their weight cut and none is let go (grpo: up to {lost:.0%} clipped)",
+        f"{says}; at most {cut:.1%} of the tokens have their weight cut, none is let go (grpo: up to {lost:.0%} clipped)",
         end > 0.9 and cut < lost,
     )
 
@@ -131,5 +135,9 @@ def _variance(world: Problem, baseline: bool) -> float:
     for _ in range(200):
         rows, group = sample(world.reference, 4, rng)
         d = credited(batch(rows, group, reward=rows.of(world.rewards), logp=world.reference))
-        found.append(table.gradient(lambda logp, d=d, rows=rows: free.loss(d.replace(logp=rows.of(logp)[:, None])).value))
+
+        def loss(logp: Array, d: Decisions = d, rows: Rows = rows) -> Array:
+            return free.loss(d.replace(logp=rows.of(logp)[:, None])).value
+
+        found.append(table.gradient(loss))
     return float(np.var(found, axis=0).sum())

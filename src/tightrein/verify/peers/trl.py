@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import convert, namespace, value_and_gradient
+from ...arrays import namespace, value_and_gradient
 from ...decisions import Decisions
 from ...errors import require
 from ...method import Method
@@ -17,7 +17,6 @@ from ..checks import close
 from ..pin import peer
 
 TOLERANCE = 1e-6
-FREE = {"objective.reference.coef": 0.0}
 
 
 def _trainer(name: str, **attributes: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import convert, value_and_gradient
+from ...arrays import at_hand, convert, value_and_gradient
 from ...credit import GAE, GroupCentred, GroupNormalised, LeaveOneOut
 from ...decisions import Decisions
 from ...errors import NotInstalled, require
@@ -46,11 +46,11 @@ def verl(module: str) -> Any:
     Raises NotInstalled.
     """
     if "verl" not in sys.modules:
-        found = importlib.util.find_spec("verl")
-        if found is None:
+        if not at_hand("verl"):
             raise NotInstalled("verl is not installed", "pip install --no-deps verl, and the extra tightrein[dev]")
+        found = importlib.util.find_spec("verl")
         package = ModuleType("verl")
-        package.__path__ = list(found.submodule_search_locations or ())
+        package.__path__ = list(found.submodule_search_locations or ()) if found else []
         sys.modules["verl"] = package
         _stand_in("verl.protocol", DataProto=object)
         _stand_in("verl.workers.config", ActorConfig=Configuration)
@@ -97,8 +97,8 @@ def _same_loss(
         close(found[1]["logp"], expected[1]["logp"], TOLERANCE, f"{name}: gradient")
 
 
-FREE = {"objective.reference.coef": 0.0}
-NARROW = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
+FREE: dict[str, Any] = {"objective.reference.coef": 0.0}
+NARROW: dict[str, Any] = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
 
 
 @peer("verl", "ppo_clip", "a2c_as_ppo")
@@ -114,16 +114,16 @@ def clipped_loss_by_aggregation() -> None:
     _same_loss(method("grpo", **FREE), "vanilla", **NARROW)
     _same_loss(method("dapo"), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
     _same_loss(method("psft"), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
-    alone = {"objective.imitation.coef": 0.0, "objective.value.coef": 0.0}
+    alone: dict[str, Any] = {"objective.imitation.coef": 0.0, "objective.value.coef": 0.0}
     _same_loss(method("vapo", **alone), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
-    length = {"loss_scale_factor": WIDTH}
+    length: dict[str, Any] = {"loss_scale_factor": WIDTH}
     _same_loss(method("dr_grpo"), "vanilla", **NARROW, global_batch_info=length)
 
 
 @peer("verl", "bapo")
 def dual_clip() -> None:
     """Policy loss vanilla with a dual clip, the bounds being at their start: value and gradient."""
-    bounds = {"objective.surrogate.bounds.share": 0.0}
+    bounds: dict[str, Any] = {"objective.surrogate.bounds.share": 0.0}
     _same_loss(method("bapo", **bounds), "vanilla", clip_ratio_low=0.4, clip_ratio_high=0.2, clip_ratio_c=3.0)
 
 
@@ -149,7 +149,7 @@ def cispo_loss() -> None:
 @peer("verl", "clip_cov")
 def clip_cov_loss() -> None:
     """Policy loss clip_cov, where every candidate is taken and so none is drawn: value and gradient."""
-    changes = {"objective.correction.share": 1.0, "objective.correction.low": 0.1}
+    changes: dict[str, Any] = {"objective.correction.share": 1.0, "objective.correction.low": 0.1}
     picked = SimpleNamespace(clip_cov_ratio=1.0, clip_cov_lb=0.1, clip_cov_ub=5.0)
     _same_loss(method("clip_cov", **changes), "clip_cov", **NARROW, policy_loss=picked)
 
@@ -172,9 +172,9 @@ def truncated_importance() -> None:
         )[0]
 
     _same_loss(method("tis", **FREE), "vanilla", **NARROW, weights=weights("token", 2.0))
-    whole = {"objective.correction.level": "SequenceProductRatio"}
+    whole: dict[str, Any] = {"objective.correction.level": "SequenceProductRatio"}
     _same_loss(method("tis", **FREE, **whole), "vanilla", **NARROW, weights=weights("sequence", 2.0))
-    both = {"objective.correction.drop": True, "objective.correction.floor": 0.5}
+    both: dict[str, Any] = {"objective.correction.drop": True, "objective.correction.floor": 0.5}
     _same_loss(method("tis", **FREE, **both), "vanilla", **NARROW, weights=weights("token", "0.5_2.0"))
 
 

@@ -168,7 +168,11 @@ def k2_k3_are_never_negative_and_flat_at_zero() -> None:
     for estimator in (K2(), K3()):
         assert np.all(estimator(np.linspace(-5, 5, 101)) >= 0)
         zero = convert(np.zeros(1), autodiff())
-        _, found = value_and_gradient(lambda leaf, k=estimator: k(leaf["x"]).sum(), {"x": zero})
+
+        def total(leaf: dict[str, Any], estimator: Estimator = estimator) -> Any:
+            return estimator(leaf["x"]).sum()
+
+        _, found = value_and_gradient(total, {"x": zero})
         assert float(found["x"][0]) == 0
 
 

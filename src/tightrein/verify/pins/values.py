@@ -30,7 +30,11 @@ def value_clip() -> None:
     ]:
         one = convert(np.ones((1, 1)), autodiff())
         d = Decisions(logp=one, value=one * new, value_old=one * old, returns=one * target)
-        found, moved = value_and_gradient(lambda leaf, d=d: loss(d.replace(**leaf)).sum(), {"value": d.value})
+
+        def total(leaf: dict[str, Any], d: Decisions = d) -> Any:
+            return loss(d.replace(**leaf)).sum()
+
+        found, moved = value_and_gradient(total, {"value": d.value})
         assert_allclose(float(found), expected)
         assert_allclose(float(moved["value"][0, 0]), slope, atol=1e-12)
         plain = 0.5 * (new - target) ** 2
@@ -90,7 +94,7 @@ def _double_sum(d: Decisions, gamma: float, lam: float) -> Any:
 def gae_matches_a_double_sum_with_random_ends() -> None:
     """Advantages are those of the definition's double sum, with ends and cuts in the middle of rows."""
     rng = np.random.default_rng(0)
-    made = {name: rng.standard_normal((6, 20)) for name in ("reward", "value_old", "value_next")}
+    made: dict[str, Any] = {name: rng.standard_normal((6, 20)) for name in ("reward", "value_old", "value_next")}
     made["terminated"] = (rng.random((6, 20)) < 0.1).astype(float)
     made["truncated"] = (rng.random((6, 20)) < 0.1).astype(float)
     d = Decisions(**made)
@@ -103,7 +107,7 @@ def gae_steps_over_masked_positions() -> None:
     reward, value = np.array([[1.0, 2.0, 3.0]]), np.array([[0.3, -0.2, 0.5]])
     plain = GAE(gamma=0.9, lam=0.7)(Decisions(reward=reward, value_old=value, bootstrap=np.array([0.4])))
     at = [0, 3, 5]
-    wide = {n: np.full((1, 7), np.nan) for n in ("reward", "value_old")}
+    wide: dict[str, Any] = {n: np.full((1, 7), np.nan) for n in ("reward", "value_old")}
     wide["mask"] = np.zeros((1, 7))
     for name, a in (("reward", reward), ("value_old", value), ("mask", np.ones((1, 3)))):
         wide[name][0, at] = a
