@@ -34,9 +34,7 @@ TRPO = Method(
     step=NaturalGradient(subsample=10),
     critic=Critic(),
     training=Training(envs=8, rollout=128),
-    variants=(
-        ("released", (("step", NaturalGradient(damping=0.1, slack=1.5, subsample=5)), ("credit.lam", 0.98))),
-    ),
+    variants=(("released", (("step", NaturalGradient(damping=0.1, slack=1.5, subsample=5)), ("credit.lam", 0.98))),),
     relations=(
         Equals("ppo_clip", theirs=_PLAIN),
         Equals("ppo_clip", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),

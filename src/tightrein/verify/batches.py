@@ -67,8 +67,11 @@ def _policies(rng: np.random.Generator, rows: int, width: int, spread: float, ga
     of = {"logp": now, "logp_old": old, "logp_ref": reference, "logp_behaviour": behaviour}
     return {
         **{name: np.asarray(policy.log_prob(action)) for name, policy in of.items()},
-        "action": action, "dist": now, "dist_old": old,
-        "entropy": np.asarray(now.entropy()), "entropy_old": np.asarray(old.entropy()),
+        "action": action,
+        "dist": now,
+        "dist_old": old,
+        "entropy": np.asarray(now.entropy()),
+        "entropy_old": np.asarray(old.entropy()),
     }
 
 

@@ -134,7 +134,7 @@ def _differences(method: Method, d: Decisions, state: Any, found: dict[str, Arra
         if not found[name].any():
             continue
         alive = mask if x.ndim == 2 else mask[..., None] * np.ones_like(x)
-        for index in map(tuple, np.argwhere(alive)[::7 if x.ndim > 2 else 3]):
+        for index in map(tuple, np.argwhere(alive)[:: 7 if x.ndim > 2 else 3]):
             sides = []
             for sign in (1, -1):
                 moved = x.copy()

@@ -155,9 +155,14 @@ def extremes(key: str, dtype: str) -> None:
     flat_rows = np.zeros_like(rows)
     logits = np.stack([np.maximum(rows, -1e30), flat_rows, flat_rows + 1, flat_rows - 1], axis=-1)
     made = batches.fields(0, method, rows=7, width=7) | {
-        "logp": rows, "logp_old": np.tile(values, (7, 1)), "logp_ref": rows.T, "logp_behaviour": rows[::-1].copy(),
-        "mask": np.ones((7, 7)), "reward": np.array([0.0, 1, -1, 1e4, 0.5, 0.5, 1]),
-        "dist_old": Categorical(logits), "dist": Categorical(logits[::-1].copy()),
+        "logp": rows,
+        "logp_old": np.tile(values, (7, 1)),
+        "logp_ref": rows.T,
+        "logp_behaviour": rows[::-1].copy(),
+        "mask": np.ones((7, 7)),
+        "reward": np.array([0.0, 1, -1, 1e4, 0.5, 0.5, 1]),
+        "dist_old": Categorical(logits),
+        "dist": Categorical(logits[::-1].copy()),
     }
     library = batches.autodiff()
     d = batches.decisions({n: _cast(x, dtype, library) for n, x in made.items()}, library)

@@ -62,7 +62,7 @@ class PolicyObjective(Objective):
             value = value + self.value.coef * masked_mean(self.value(d), self.value.weights(d))
         if self.imitation is not None and self.imitation.coef:
             value = value + self.imitation.coef * self.imitation(d)
-        return Loss(value, per_decision, Stats(functools.partial(self._stats, d, stop_gradient(per_decision))))
+        return Loss(value, per_decision, Stats(functools.partial(self._stats, d, state, stop_gradient(per_decision))))
 
     def _per_decision(self, d: Decisions, state: State) -> Array:
         mask = d.weights()
@@ -77,7 +77,7 @@ class PolicyObjective(Objective):
             loss = loss - self.entropy * zero_where_masked(d.entropy, mask)
         return zero_where_masked(loss, mask)
 
-    def _stats(self, d: Decisions, per_decision: Array) -> dict[str, Array]:
+    def _stats(self, d: Decisions, state: State, per_decision: Array) -> dict[str, Array]:
         d, mask = detached(d), d.weights()
         stats = {"policy_loss": masked_mean(per_decision, mask)}
         if d.logp_old is not None:
@@ -87,7 +87,8 @@ class PolicyObjective(Objective):
         if self.reference.coef:
             stats["kl_ref"] = masked_mean(self.reference(d), mask)
         if self.trust is not None:
-            stats |= self.trust.stats(d)
+            coefficient = self.trust.coefficient(state.get("trust")) + 0 * stats["policy_loss"]
+            stats |= {**self.trust.stats(d), "trust_coef": coefficient}
         if self.imitation is not None:
             stats["imitation_loss"] = self.imitation(d)
         if d.entropy is not None:

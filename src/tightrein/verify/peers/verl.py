@@ -215,7 +215,7 @@ def leave_one_out() -> None:
     close(KLInReward(coef=0.05)(steps).reward, convert(theirs, "NumPy") * d.mask, TOLERANCE, "KL in the reward")
 
 
-@peer("verl", "ppo_clip", "vapo", "rm_ensemble")
+@peer("verl", "ppo_clip", "rm_ensemble")
 def generalised_advantage() -> None:
     """Advantages and value targets of gae, standardised over the batch."""
     rule = GAE(gamma=0.97, lam=0.9, standardise=True)
@@ -232,7 +232,7 @@ def divergence_estimators() -> None:
         close(estimator(d.logp - d.logp_ref), convert(theirs, "NumPy"), TOLERANCE, name)
 
 
-@peer("verl", "spo", "dpo_drift", "rm_ensemble")
+@peer("verl", "ppo_clip", "rm_ensemble")
 def value_loss() -> None:
     """The clipped value loss, token-mean: value and gradient."""
     core = verl("core_algos")
