@@ -43,6 +43,7 @@ from .objective.divergence import (
 from .objective.group import (
     DiscriminativeObjective,
     HingeKL,
+    ListwiseObjective,
     LogLikelihood,
     MeanRatio,
     PairMean,
@@ -68,6 +69,7 @@ from .objective.policy import (
     PolicyObjective,
     ProbabilityBounds,
     Surrogate,
+    TayPO,
     TrustedLikelihood,
     Widths,
 )
@@ -173,6 +175,7 @@ __all__ = [
     "Layerwise",
     "LeaveOneOut",
     "LengthAdaptiveGAE",
+    "ListwiseObjective",
     "LogLikelihood",
     "Logistic",
     "MaximumVariance",
@@ -216,6 +219,7 @@ __all__ = [
     "Spectral",
     "Squared",
     "Surrogate",
+    "TayPO",
     "ToOld",
     "ToReference",
     "TokenMean",

@@ -90,7 +90,7 @@ def test_every_setting_that_show_prints_can_be_set(capsys):
     [
         (["show", "spoo"], "unknown method 'spoo'; nearest: spo"),
         (["show", "ppo_clip", "--variant", "relesed"], "nearest: released"),
-        (["metods"], "Available subcommands: train, methods, show, report"),
+        (["metods"], "Available subcommands: train, methods, show, verify, report"),
         (["train"], "Expected one of {control, language}"),
         (["train", "controll"], "Available subcommands: control, language"),
         (["report", "no-such-folder"], "no-such-folder does not exist"),

@@ -8,7 +8,7 @@ from ..anchor.controller import Constant
 from ..credit import GAE
 from ..method import Method, Source, Training
 from ..objective.divergence import ExactOldKL
-from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective, Widths
+from ..objective.policy import SPO, Clip, DriftDPO, Importance, PolicyObjective, TayPO, Widths
 from ..objective.value import ValueLoss
 from ..relations import Bound, Equals, Limit, Stationary
 from ..step import Adam, RMSprop
@@ -148,4 +148,24 @@ DUAL_CLIP_PPO = PPO_CLIP.replace(
     relations=(Limit("ppo_clip", setting="objective.surrogate.dual", to=math.inf),),
 )  # fmt: skip
 
-METHODS = (PPO_CLIP, PPO_KL, A2C_AS_PPO, SPO_METHOD, DPO_DRIFT, DUAL_CLIP_PPO)
+TAYPO = PPO_KL.replace(
+    key="taypo",
+    title="Taylor Expansion Policy Optimization, second order",
+    source=Source(
+        paper="Taylor Expansion Policy Optimization",
+        year=2020,
+        arxiv="2003.06259",
+        read="excerpt",
+        confidence="medium",
+        differences="the expansion was read and checked, not the experiments: ppo_kl's penalty is the trust region, "
+        "where the paper has those of distributed agents. Decisions of an episode weigh alike, as in PPO.",
+    ),
+    objective=PPO_KL.objective.replace(surrogate=TayPO()),
+    relations=(
+        Equals("ppo_kl", "gradient", mine={"objective.surrogate.order": 1}),
+        Equals("ppo_kl", "gradient", on="the old policy"),
+        Equals("ppo_kl", "gradient", on="one decision per answer"),
+    ),
+)
+
+METHODS = (PPO_CLIP, PPO_KL, A2C_AS_PPO, SPO_METHOD, DPO_DRIFT, DUAL_CLIP_PPO, TAYPO)

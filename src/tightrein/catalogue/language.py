@@ -50,7 +50,7 @@ DR_GRPO = Method(
         year=2025,
         arxiv="2503.20783",
         code="TRL loss_type='dr_grpo'; verl seq-mean-token-sum-norm",
-        differences="verl, unless told otherwise, uses the padded width as the length (and before 0.9 did not divide by "
+        differences="verl, unless told otherwise, uses the padded width as the length (before 0.9 it did not divide by "
         "the number of answers).",
     ),
     credit=GroupCentred(),

@@ -6,7 +6,14 @@ from ..anchor.reference import Moving
 from ..credit import GAE
 from ..method import Method, Source, Training
 from ..objective.answer import ToReference
-from ..objective.group import DiscriminativeObjective, MeanRatio, PairMean, PairSum, RegressionObjective
+from ..objective.group import (
+    DiscriminativeObjective,
+    ListwiseObjective,
+    MeanRatio,
+    PairMean,
+    PairSum,
+    RegressionObjective,
+)
 from ..objective.pair import Logistic, PairObjective, Squared
 from ..objective.policy import Clip, PolicyObjective
 from ..objective.value import ValueLoss
@@ -174,4 +181,33 @@ RM_ENSEMBLE = Method(
     relations=(Equals("rm_ensemble", "advantage", mine={"reduction.coef": 0.0}, theirs={"reduction": "MeanScore"}),),
 )
 
-METHODS = (DPO, IPO, TR_DPO, REBEL, GVPO, COPG, DISCO, RM_ENSEMBLE)
+ADPO = Method(
+    key="adpo_anchored",
+    title="Anchored Direct Preference Optimization, listwise",
+    home="language",
+    source=Source(
+        paper="ADPO: Anchored Direct Preference Optimization",
+        year=2025,
+        arxiv="2510.18913",
+        code="the author's fork of verl, verl/trainer/adpo/core_algos.py adpo_policy_loss",
+        confidence="medium",
+        differences="the anchor is the policy that answered, as in the code; the later papers' is the reference: set "
+        "log_ratio=ToReference. The code also bends the temperature by entropy and reward, which is left out. Earlier "
+        "versions of the paper have a pairwise loss.",
+    ),
+    objective=ListwiseObjective(),
+    step=_STEP,
+    training=Training(group_size=8),
+    relations=(
+        Limit(
+            "dpo",
+            "loss",
+            mine={"log_ratio": "ToReference", "tau": 10.0},
+            setting="objective.sharpness",
+            to=0.0,
+            on="pairs",
+        ),
+    ),
+)
+
+METHODS = (DPO, IPO, TR_DPO, REBEL, GVPO, COPG, DISCO, RM_ENSEMBLE, ADPO)

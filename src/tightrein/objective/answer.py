@@ -76,3 +76,11 @@ def mean_over_groups(x: Array, group: Array, rows: Array) -> Array:
     xp = namespace(rows)
     share = rows / atleast(group_sum(rows, group), 1)  # the rows of a group weigh 1 together
     return xp.sum(share * xp.where(rows != 0, x, xp.zeros_like(x))) / atleast(xp.sum(share), 1)
+
+
+def group_max(x: Array, rows: Array, group: Array) -> Array:
+    """Largest x over the marked rows of each row's group, 0 where none is marked: [B]."""
+    xp = namespace(x)
+    marked = (group[:, None] == group[None, :]) & (rows != 0)[None, :]
+    found = xp.max(xp.where(marked, x[None, :], xp.full_like(x, -xp.inf)[None, :]), axis=1)
+    return xp.where(xp.any(marked, axis=1), found, xp.zeros_like(found))

@@ -1,11 +1,13 @@
 """Losses of the answers to one prompt together, without advantages."""
 
 from .discriminative import DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio, Score
+from .listwise import ListwiseObjective
 from .regression import PairMean, PairSum, RegressionObjective, Spread, Variance
 
 __all__ = [
     "DiscriminativeObjective",
     "HingeKL",
+    "ListwiseObjective",
     "LogLikelihood",
     "MeanRatio",
     "PairMean",

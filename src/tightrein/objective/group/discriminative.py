@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...arrays import Array, atleast, group_sum, masked_mean, namespace, stop_gradient
 from ...decisions import Decisions, Loss, Stats
 from ...settings import Part, setting
-from ..answer import alive, mean_over_groups, right
+from ..answer import alive, group_max, mean_over_groups, right
 from ..base import Objective, State, detached
 from ..divergence import K1, Estimator, kl_stats
 from ..ratio import exp_limited, finite_logp, log_ratio
@@ -113,7 +113,7 @@ class DiscriminativeObjective(Objective):
         if self.tau is None:
             return group_sum(wrong * score, group) / count
         xp = namespace(score)
-        top = _group_max(stop_gradient(score), wrong, group)
+        top = group_max(stop_gradient(score), wrong, group)
         below = xp.where(wrong != 0, (score - top) / self.tau, xp.zeros_like(score))
         total = group_sum(wrong * xp.exp(below), group) / count
         return top + self.tau * xp.log(xp.where(total > 0, total, xp.ones_like(total)))
@@ -140,11 +140,3 @@ class DiscriminativeObjective(Objective):
             **{name: masked_mean(each[name], d.weights()) for name in ("kl_k1", "kl_k3")},
         }
         return stats if d.entropy is None else {**stats, "entropy": masked_mean(d.entropy, d.weights())}
-
-
-def _group_max(x: Array, rows: Array, group: Array) -> Array:
-    """Largest x over the marked rows of each row's group, 0 where none is marked: [B]."""
-    xp = namespace(x)
-    marked = (group[:, None] == group[None, :]) & (rows != 0)[None, :]
-    found = xp.max(xp.where(marked, x[None, :], xp.full_like(x, -xp.inf)[None, :]), axis=1)
-    return xp.where(xp.any(marked, axis=1), found, xp.zeros_like(found))

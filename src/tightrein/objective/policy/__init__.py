@@ -3,6 +3,7 @@
 from .balance import BalancedBounds
 from .bounds import Bounds, ProbabilityBounds, Widths
 from .clip import Cispo, Clip, PolicyGradient
+from .expansion import TayPO
 from .likelihood import TrustedLikelihood
 from .objective import PolicyObjective
 from .projection import TROLL
@@ -24,6 +25,7 @@ __all__ = [
     "PolicyObjective",
     "ProbabilityBounds",
     "Surrogate",
+    "TayPO",
     "TrustedLikelihood",
     "Widths",
 ]
