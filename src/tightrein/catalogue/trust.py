@@ -33,8 +33,8 @@ TROLL_METHOD = Method(
         confidence="medium",
         differences="the objective and K = 64 with mass 1 - 1e-5 are from a detailed note on the paper; epsilon 0.05, "
         "alpha 1 and the interval of the multiplier from a third party's code, which holds the multiplier constant in "
-        "the gradient. Here the gradient passes through it, which is how the projection is differentiable; the paper's own "
-        "text on that was not seen.",
+        "the gradient. Here the gradient passes through it, which is how the projection is differentiable; the "
+        "paper's own text on that was not seen.",
     ),
     credit=GroupNormalised(),
     objective=PolicyObjective(surrogate=TROLL(), aggregate=SeqMeanTokenMean()),

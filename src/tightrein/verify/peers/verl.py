@@ -120,9 +120,11 @@ def clipped_loss_by_aggregation() -> None:
     _same_loss(method("dr_grpo"), "vanilla", **NARROW, global_batch_info=length)
 
 
-@peer("verl", "bapo")
+@peer("verl", "dual_clip_ppo", "bapo")
 def dual_clip() -> None:
-    """Policy loss vanilla with a dual clip, the bounds being at their start: value and gradient."""
+    """Policy loss vanilla with a dual clip, bapo's bounds being at their start: value and gradient."""
+    two = method("dual_clip_ppo", **{"objective.value.coef": 0.0})
+    _same_loss(two, "vanilla", **NARROW, clip_ratio_c=3.0)
     bounds: dict[str, Any] = {"objective.surrogate.bounds.share": 0.0}
     _same_loss(method("bapo", **bounds), "vanilla", clip_ratio_low=0.4, clip_ratio_high=0.2, clip_ratio_c=3.0)
 
