@@ -6,7 +6,7 @@ SPO(epsilon=0.1, ratio=TokenRatio())
 """
 
 from . import decisions, parts
-from .catalogue import method, methods
+from .catalogue import method, methods, register
 from .decisions import Decisions, Loss
 from .distributions import Categorical, DiagonalGaussian
 from .engines import train
@@ -28,5 +28,6 @@ __all__ = [
     "method",
     "methods",
     "parts",
+    "register",
     "train",
 ]

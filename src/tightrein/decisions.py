@@ -102,6 +102,13 @@ class Decisions:
     dist: Distribution | None = None
     dist_old: Distribution | None = None
 
+    def __new__(cls, **given: Any) -> Decisions:
+        """Name the nearest field where one is misspelt; the fields themselves are set as in any dataclass."""
+        for name in given:
+            if name not in FIELDS:
+                raise unknown("field of Decisions", name, FIELDS)
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
         _check(self)
 

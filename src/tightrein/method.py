@@ -125,13 +125,14 @@ class Method(Part):
         found = {path: value.init(prompts) for path, value in self.walk() if isinstance(value, Part)}
         return {path: state for path, state in found.items() if state is not None}
 
-    def update(self, state: Mapping[str, Any], decisions: Decisions, progress: Any = 0.0) -> State:
+    def update(self, state: Mapping[str, Any] | None, decisions: Decisions, progress: Any = 0.0) -> State:
         """State of the next iteration, from Decisions evaluated under the policy after its update.
 
-        progress: share of the training that is done by then, in [0, 1].
+        state: None is that of the start. progress: share of the training that is done by then, in [0, 1].
         """
         parts = dict(self.walk())
-        return {path: parts[path].update(kept, decisions, progress) for path, kept in state.items()}
+        kept = self._state(state)
+        return {path: parts[path].update(kept[path], decisions, progress) for path in kept}
 
     def prepare(self, decisions: Decisions, state: Mapping[str, Any] | None = None) -> Decisions:
         """Rewards -> advantages: apply the reward, credit and selection parts, in that order.

@@ -22,6 +22,7 @@ ONES = np.ones((2, 3))
         ({"logp": ONES, "group": np.ones((2, 3))}, r"group has shape .* should be \[B\]"),
         ({"logp": ONES, "mask": torch.ones(2, 3)}, "libraries are mixed"),
         ({"logp": [[1.0, 2.0]]}, "logp is a list, not an array"),
+        ({"rewards": np.ones(2)}, "unknown field of Decisions 'rewards'; nearest: reward"),
     ],
 )
 def test_wrong_shapes_and_libraries(made: dict[str, Any], said: str) -> None:
@@ -65,6 +66,8 @@ def test_truncation_without_a_value_behind_it() -> None:
         (lambda: tr.method("spo", variant="relased"), "unknown variant of spo"),
         (lambda: tr.method("spo").override({"key": "mine"}), "not a setting"),
         (lambda: tr.method("spo", anneal="maybe"), "anneal=maybe is not a bool"),
+        (lambda: tr.method(tr.method("spo")), "is a method already"),  # type: ignore[arg-type]
+        (lambda: tr.register(tr.method("spo", epsilon=0.1)), "there is a method 'spo' already"),
     ],
 )
 def test_slips_in_settings(call: Any, said: str) -> None:
@@ -97,3 +100,14 @@ def test_rewards_alone_do_not_say_how_many_decisions_there_are() -> None:
 def test_an_unknown_field_names_the_nearest() -> None:
     with pytest.raises(tr.TightreinError, match="unknown field of Decisions 'logpold'; nearest: logp_old"):
         tr.Decisions(logp=ONES).replace(logpold=ONES)
+
+
+def test_a_method_without_state_has_nothing_to_update() -> None:
+    assert tr.method("grpo").update(None, tr.Decisions(logp=ONES)) == {}
+
+
+def test_a_registered_method_is_found_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightrein.catalogue._ALL", {"grpo": tr.method("grpo")})
+    mine = tr.register(tr.method("grpo").replace(key="mine"))
+    assert tr.method("mine") == mine
+    assert tr.methods() == ("grpo", "mine")

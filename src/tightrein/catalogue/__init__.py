@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import unknown
+from ..errors import TightreinError, unknown
 from ..method import Method
 from . import classic, credit, imitation, language, preference, solvers, steps, trust
 
@@ -17,6 +17,19 @@ def methods() -> tuple[str, ...]:
     return tuple(_ALL)
 
 
+def register(method: Method) -> Method:
+    """Put a method of your own into the catalogue of this process, so that engines find it by its key. Returns it.
+
+    Raises TightreinError when another method has the key.
+    """
+    if _ALL.get(method.key, method) != method:
+        raise TightreinError(
+            f"there is a method {method.key!r} already", "give yours another key: method.replace(key=...)"
+        )
+    _ALL[method.key] = method
+    return method
+
+
 def method(key: str, variant: str = "paper", **overrides: Any) -> Method:
     """Return the method `key`, with settings changed.
 
@@ -26,6 +39,10 @@ def method(key: str, variant: str = "paper", **overrides: Any) -> Method:
 
     Raises TightreinError for an unknown key, variant or setting, naming the nearest.
     """
+    if isinstance(key, Method):
+        raise TightreinError(
+            f"{key.key!r} is a method already", "register it, tr.register(method), and name it by its key"
+        )
     if key not in _ALL:
         raise unknown("method", key, _ALL, "see `tightrein methods` or tr.methods()")
     return _ALL[key].variant(variant).override(overrides)

@@ -104,6 +104,7 @@ class RegressionObjective(Objective):
         }
         some = xp.where(spread["reward"] > 0, spread["reward"], xp.ones_like(spread["reward"]))
         stats = {
+            "groups_compared": mean_over_groups(rows, d.group, alive(d)),
             "residual": xp.sqrt(spread["residual"]),
             "explained_variance": (spread["reward"] - spread["residual"]) / some,
             "rewards_implicit": masked_mean(implicit, rows),

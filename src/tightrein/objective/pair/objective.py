@@ -56,6 +56,7 @@ class PairObjective(Objective):
         reward, logp = self.link.beta * self.log_ratio(d), xp.sum(finite_logp(d), axis=1)
         sides = {"chosen": paired * chosen, "rejected": paired * (alive(d) - chosen)}
         return {
+            "pairs": xp.sum(pair),
             **{f"rewards_{side}": masked_mean(reward, rows) for side, rows in sides.items()},
             "rewards_margin": masked_mean(self.link.beta * margin, pair),
             "rewards_accuracy": masked_mean(xp.astype(margin > 0, pair.dtype), pair),

@@ -27,7 +27,7 @@ class Surrogate(Part):
 
     def formula(self, r: Array, advantage: Array) -> Array:
         """The loss as a function of ratio and advantage alone, elementwise, where it is one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a formula(r, advantage), or a __call__(d) of its own")
 
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision [B, T], or per trajectory [B, 1]."""
