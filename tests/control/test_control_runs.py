@@ -138,6 +138,12 @@ def test_flags_and_settings_reach_the_method() -> None:
     assert (method.step.learning_rate, method.training.epochs, method.objective.surrogate.epsilon) == (1e-3, 2, 0.1)
 
 
+def test_the_example_in_the_help_and_a_folder_as_text() -> None:
+    config = ControlConfig(set=("objective.surrogate.bounds.low=0.1",), out="some/run")  # type: ignore[arg-type]
+    assert compose(config)[0].objective.surrogate.bounds.low == 0.1
+    assert config.folder == Path("some/run")
+
+
 def test_the_plan_never_exceeds_the_budget_and_stops_at_every_event() -> None:
     plan = Plan.of(ControlConfig(total_steps=200_000), compose(ControlConfig())[0].training)
     assert plan.iterations * plan.batch <= 200_000 < (plan.iterations + 1) * plan.batch

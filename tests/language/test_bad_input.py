@@ -72,7 +72,9 @@ def test_a_scorer_that_raises_is_named():
         ("nowhere.py:f", ("no file nowhere.py",)),
         ("math:sqr", ("unknown function", "sqrt")),
         ("no_such_module_here:f", ("cannot be imported",)),
-        ("reward", ("module:function",)),
+        ("reward", ("module:function", "give --reward FILE.py:reward")),
+        ("rewards.py", ("give --reward rewards.py:FUNCTION",)),
+        ("rewards:", ("give --reward rewards:FUNCTION",)),
     ],
 )
 def test_a_reward_function_that_is_not_there(name, words):

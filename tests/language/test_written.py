@@ -103,10 +103,12 @@ def test_pairs_from_a_file_train_a_model_folder_without_a_reward(model_folder, t
         )
     )  # fmt: skip
     log = lines(tmp_path / "run")
-    assert log[0]["eval_pairs"] == 0, "the policy is its own reference at the start"
+    assert log[0]["eval_pairs"] == 0.5, "the policy is its own reference at the start"
     assert log[-1]["eval_pairs"] > 0.8
     assert log[-1]["rewards_accuracy"] > 0.8
     assert summary["eval_accuracy"] is None
+    assert (summary["eval_pairs_start"], summary["eval_pairs"]) == (0.5, log[-1]["eval_pairs"])
+    assert (summary["eval_nll_start"], summary["eval_nll"]) == (log[0]["eval_nll"], log[-1]["eval_nll"])
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
