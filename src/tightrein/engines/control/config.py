@@ -55,7 +55,7 @@ class ControlConfig:
     checkpoint_every: int | None = None
     """Iterations between checkpoints (automatic: about ten in a run)."""
     set: tuple[str, ...] = ()
-    """Hyperparameters as path=value, for example objective.surrogate.epsilon=0.1."""
+    """Hyperparameters as path=value, for example objective.surrogate.bounds.low=0.1."""
     out: Path | None = None
     """Folder of the run (automatic: runs/METHOD-ENV-SEED)."""
     resume: bool = False
@@ -64,6 +64,8 @@ class ControlConfig:
     """Show neither progress nor notes (config.json holds the notes)."""
 
     def __post_init__(self) -> None:
+        if self.out is not None:  # a str will do
+            object.__setattr__(self, "out", Path(self.out))
         positive = ("seeds", "total_steps", "envs", "rollout", "epochs", "minibatches", "learning_rate")
         cadences = ("eval_every", "eval_episodes", "log_every", "checkpoint_every")
         for name in (*positive, *cadences):
@@ -80,7 +82,7 @@ class ControlConfig:
     @property
     def overrides(self) -> dict[str, str]:
         """`set` as path -> value."""
-        return pairs("--set", self.set, "epsilon=0.1")
+        return pairs("--set", self.set, "objective.surrogate.bounds.low=0.1")
 
     @property
     def folder(self) -> Path:

@@ -15,6 +15,9 @@ from tightrein.errors import TightreinError
 
 Row = Mapping[str, Any]
 Fault = Callable[[str, str, str], TightreinError]  # column, what is wrong with it, remedy
+KNOWN = ("prompt", "completion", "messages", "chosen", "rejected")
+QUESTIONS = ("question", "problem", "instruction", "input")  # what others call these columns
+ANSWERS = ("answer", "solution", "response", "output")
 MESSAGES = 'make it a text, or a list of messages like {"role": "user", "content": "..."}'
 
 
@@ -49,7 +52,7 @@ def _demonstrated(row: Row, fault: Fault) -> Problem:
             raise fault("messages", "is one message alone", "begin with what the user says")
         return Problem(before, _reply([last], "messages", fault), _others(row, "messages"))
     prompt = _prompt(row, fault)
-    remedy = "rename the column that holds the expert's answer, for example rename_column('answer', 'completion')"
+    remedy = _renamed(row, "completion", "the expert's answer", ANSWERS, QUESTIONS)
     return Problem(prompt, _text(row, "completion", fault, remedy), _others(row, "prompt"))
 
 
@@ -94,9 +97,7 @@ def _prompt(row: Row, fault: Fault) -> Prompt:
         return prompt
     if "prompt" in row:
         return _messages(row, "prompt", fault)
-    raise fault(
-        "prompt", "", "rename the column that holds the question, for example rename_column('question', 'prompt')"
-    )
+    raise fault("prompt", "", _renamed(row, "prompt", "the question", QUESTIONS, ANSWERS))
 
 
 def _text(row: Row, column: str, fault: Fault, remedy: str) -> str:
@@ -107,13 +108,29 @@ def _text(row: Row, column: str, fault: Fault, remedy: str) -> str:
     return value if isinstance(value, str) and value else _reply(_messages(row, column, fault), column, fault)
 
 
+def _renamed(row: Row, column: str, holds: str, likely: Sequence[str], unlikely: Sequence[str]) -> str:
+    """The remedy for a column that is missing: what to rename, if there is anything."""
+    others = [name for name in row if name not in (*KNOWN, *unlikely)]
+    found = next((name for name in (*likely, *others) if name in others), None)
+    if found is None:
+        return f"add a column '{column}' that holds {holds}"
+    return f"rename the column that holds {holds}, for example rename_column('{found}', '{column}')"
+
+
+def _read(value: Any) -> str:
+    """A value that is not what it should be, as it was read."""
+    if value is None:
+        return "null"
+    return repr(value[:60]) if isinstance(value, str) else f"{str(value)[:60]} ({type(value).__name__})"
+
+
 def _messages(row: Row, column: str, fault: Fault) -> list[dict[str, str]]:
     value = row[column]
     whole = isinstance(value, (list, tuple)) and value and all(
         isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in value
     )  # fmt: skip
     if not whole:
-        raise fault(column, f"is {str(value)[:60]!r}", MESSAGES)
+        raise fault(column, f"is {_read(value)}", MESSAGES)
     return [dict(message) for message in value]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tightrein as tr
-from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.config import HEAD, LanguageConfig
 from tightrein.engines.language.games import GAMES
 from tightrein.engines.settings import check_step, check_supplied, flags
 from tightrein.errors import TightreinError
@@ -63,6 +64,9 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     if own.hosted(STEP) != STEP and method.step != own:
         rule = type(own.clipping or own).__name__
         notes = [*notes, f"the step keeps its rule, {rule}; its learning rate and schedule are those defaults"]
+    if _already_fitted(method, config):
+        method = method.replace(training=method.training.replace(value_pretraining=0))
+        notes = [*notes, f"the value head of {config.model} goes on, so training.value_pretraining is 0"]
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
     _check(method, config)
@@ -130,6 +134,12 @@ def _embedded(method: Any, step: Optimizer) -> tuple[Any, list[str]]:
     changed = [path for path in after if path.startswith(preset) and after[path] != before.get(path)]
     listed = ", ".join(f"{path} {after[path]} (paper {before.get(path)})" for path in changed)
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []
+
+
+def _already_fitted(method: Any, config: LanguageConfig) -> bool:
+    """Whether a head start of the critic is left out: the model comes with its value head, and nobody asks for one."""
+    asked = any(path.split(".")[-1] == "value_pretraining" for path in config.overrides)
+    return bool(method.training.value_pretraining) and not asked and (Path(config.model) / HEAD).is_file()
 
 
 def _check(method: Any, config: LanguageConfig) -> None:

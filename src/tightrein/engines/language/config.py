@@ -12,6 +12,7 @@ from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError
 
 EMBEDDED = "embedded"
+HEAD = "value_head.safetensors"  # in a model folder, beside the model
 ALONE = 4  # times as many prompts, where each is answered once
 
 
@@ -68,7 +69,7 @@ class LanguageConfig:
     learning_rate: float | None = None
     """Step size of the optimizer."""
     max_new_tokens: int | None = None
-    """Longest answer in tokens (embedded: longest worked example and 2 more, else 256)."""
+    """Longest answer in tokens (embedded: longest worked example and 2 more, else 256 or what fits the context)."""
     temperature: float = 1.0
     """Of the distribution that is sampled from and trained."""
     top_p: float = 1.0
@@ -86,7 +87,7 @@ class LanguageConfig:
     checkpoint_every: int | None = None
     """Updates between checkpoints (automatic: about ten in a run)."""
     set: tuple[str, ...] = ()
-    """Hyperparameters as path=value, for example objective.surrogate.epsilon=0.1."""
+    """Hyperparameters as path=value, for example objective.surrogate.bounds.low=0.1."""
     out: Path | None = None
     """Folder of the run (automatic: runs/METHOD-TASK-SEED)."""
     resume: bool = False
@@ -95,6 +96,8 @@ class LanguageConfig:
     """Show neither progress nor notes (config.json holds the notes)."""
 
     def __post_init__(self) -> None:
+        if self.out is not None:  # a str will do
+            object.__setattr__(self, "out", Path(self.out))
         for name in ("reward", "tools"):  # one may be given without its tuple
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
@@ -126,7 +129,7 @@ class LanguageConfig:
     @property
     def overrides(self) -> dict[str, str]:
         """`set` as path -> value."""
-        return pairs("--set", self.set, "epsilon=0.1")
+        return pairs("--set", self.set, "objective.surrogate.bounds.low=0.1")
 
     @property
     def embedded(self) -> bool:

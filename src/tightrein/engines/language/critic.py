@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from tightrein.engines.language import checkpointing
-from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.config import HEAD, LanguageConfig
 from tightrein.engines.language.models import Policy
 from tightrein.errors import TightreinError, require
 
 LEARNING_RATE = 1e-3  # of one layer that starts at 0, whatever the size of the model below it
-FILE = "value_head.safetensors"  # in a model folder, beside the model
 
 
 class Critic:
@@ -61,7 +60,7 @@ class Critic:
     def save(self, folder: Path) -> None:
         """Write the layer into a model folder."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
-        require("safetensors.torch", "language").save_file(tensors, folder / FILE)
+        require("safetensors.torch", "language").save_file(tensors, folder / HEAD)
 
     def begin_from(self, folder: Path) -> None:
         """Start with the layer that an earlier run left in its model folder, if there is one.
@@ -69,8 +68,8 @@ class Critic:
         Raises:
             TightreinError: it belongs to a model of another width.
         """
-        if (folder / FILE).is_file():
-            self.load(require("safetensors.torch", "language").load_file(folder / FILE), str(folder / FILE))
+        if (folder / HEAD).is_file():
+            self.load(require("safetensors.torch", "language").load_file(folder / HEAD), str(folder / HEAD))
 
     def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Take over the layer's parameters; `where` they come from is named in the error."""

@@ -40,7 +40,7 @@ class Training:
         self._config, self._plan, self._policy, self._task = setup.config, setup.plan, setup.policy, setup.task
         self._order = torch.Generator().manual_seed(setup.config.seed)  # of minibatches, always on the host
         self._update = 0
-        self._evaluated: dict[str, float] = {}
+        self._evaluated: dict[str, dict[str, float]] = {}  # by update
         self._saved = -1
         self._warned = False
         self._warm_up: dict[str, float] = {}
@@ -138,7 +138,8 @@ class Training:
         return {"logp_check": check}
 
     def _evaluate(self) -> dict[str, float]:
-        return {**self._answers(), **self._likelihoods()}
+        found = self._evaluated[str(self._update)] = {**self._answers(), **self._likelihoods()}
+        return found
 
     def _likelihoods(self) -> dict[str, float]:
         """Of held-out answers that others wrote, where the method learns from such."""
@@ -155,7 +156,6 @@ class Training:
         result = evaluate(
             self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy, dialogue=self._task.dialogue
         )
-        self._evaluated[str(self._update)] = result.accuracy
         return {"eval_accuracy": result.accuracy, "eval_reward": result.reward}
 
     def _save(self) -> None:
@@ -186,13 +186,18 @@ class Training:
         if not self._config.quiet:
             print(f"stopped after update {self._update}; --resume goes on from there", flush=True)
 
+    def _results(self) -> dict[str, float | None]:
+        """Every figure of the evaluations, at the start and now; None where there is none."""
+        start, end = (self._evaluated.get(str(update), {}) for update in (0, self._update))
+        names = dict.fromkeys(("eval_accuracy", *start, *end))
+        return {key: x for name in names for key, x in ((f"{name}_start", start.get(name)), (name, end.get(name)))}
+
     def _summary(self, seconds: float) -> dict[str, Any]:
         done = self._update >= self._plan.total
         summary = {
             "method": self._config.method, "task": self._task.name, "model": self._config.model,
             "step": self._update, "interrupted": not done, "folder": str(self._config.folder),
-            "eval_accuracy_start": self._evaluated.get("0"), "eval_accuracy": self._evaluated.get(str(self._update)),
-            "seconds": seconds,
+            **self._results(), "seconds": seconds,
         }  # fmt: skip
         if done:
             self._policy.save(self._config.folder / "model")

@@ -48,6 +48,12 @@ class Policy:
         return [axes.get(id(p)) for p in self.trained]
 
     @property
+    def room(self) -> int | None:
+        """Tokens that the model has positions for; None where its configuration does not say."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def pad_id(self) -> int:
         """Token that fills rows; it is never attended to."""
         pad = self.tokenizer.pad_token_id

@@ -20,9 +20,7 @@ def find(name: str, flag: str, what: str) -> Callable[..., Any]:
     """
     source, colon, function = name.rpartition(":")
     if not (colon and source and function):
-        raise TightreinError(
-            f"{flag} {name} is not module:function or file.py:function", f"for example {flag} mine.py:{function}"
-        )
+        raise TightreinError(f"{flag} {name} is not module:function or file.py:function", f"give {flag} {_meant(name)}")
     try:
         path = Path(source)
         module = _load_file(path, flag, what) if source.endswith(".py") else importlib.import_module(source)
@@ -37,6 +35,12 @@ def find(name: str, flag: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise unknown(f"function in {source}", function, [n for n in vars(module) if callable(getattr(module, n))])
     return found  # type: ignore[no-any-return]
+
+
+def _meant(name: str) -> str:
+    """What a name without its module or without its function may have been meant to be."""
+    file = name.rstrip(":")
+    return f"{file}:FUNCTION" if file.endswith(".py") or name.endswith(":") else f"FILE.py:{name.lstrip(':')}"
 
 
 def _load_file(path: Path, flag: str, what: str) -> Any:

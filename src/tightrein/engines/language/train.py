@@ -12,6 +12,7 @@ from tightrein.engines.language.compose import compose, with_length
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.loop import Training
 from tightrein.engines.language.models import load_pretrained
+from tightrein.engines.language.remarks import longest_answer, on_length, remarks
 from tightrein.engines.language.rollout import check_sampling
 from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
@@ -21,7 +22,6 @@ from tightrein.errors import require
 from tightrein.runs import Interrupt, Run
 
 REMEMBERED = 1000  # problems that are asked where a method remembers each and nobody says how many
-ANSWER = 256  # tokens of the longest answer where nobody says otherwise and no worked example tells
 # What a method learns from that wants written answers, where there is only a task.
 BUILT_IN = {
     "pairs": ("each right answer is paired with the same answer with a slip in it",),
@@ -55,15 +55,16 @@ def train(
     task = load_task(config, wanted, dataset, reward, tools, method.experience)
     check_sampling(method, config, task)
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
-    longest = config.max_new_tokens or (embedded.longest_answer(policy, task) if config.embedded else ANSWER)
+    longest, cut = longest_answer(config, policy, task)
     method, more = with_length(method, longest)
     made = BUILT_IN.get(method.experience, ()) if config.dataset is None else ()
-    notes = [*notes, *more, *task.notes, *made]
+    notes = [*notes, *more, *task.notes, *made, *remarks(config, method, task)]
     run = Run.create(
         config.folder, describe(config, method, plan, longest, notes), resume=config.resume, quiet=config.quiet
     )
     if not config.quiet:
-        print("".join(f"note: {note}\n" for note in notes), end="", flush=True)
+        shown = (*notes, *cut, *on_length(config, method, plan))
+        print("".join(f"note: {note}\n" for note in shown), end="", flush=True)
     decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p)
     with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
         return Training(Setup(config, plan, task, policy, method, decoding), run).go(stop)

@@ -28,8 +28,7 @@ class Writing:
 
     def __init__(self, policy: Policy, longest: int | None) -> None:
         self._policy, self._longest = policy, longest
-        config = policy.model.config.get_text_config()
-        self._room = getattr(config, "max_position_embeddings", None)
+        self._room = policy.room
 
     def rows(self, problems: Sequence[Problem], answers: Sequence[Sequence[str]]) -> Samples:
         """One row for each answer, in turns (the model's own first); `logp` is 0, as nobody sampled them.
@@ -175,7 +174,7 @@ def likelihoods(batch: Batch, policy: Policy, reference: Any, temperature: float
     """What the policy thinks of held-out answers.
 
     eval_nll: nats per token of the good ones. eval_pairs: share of pairs whose better answer it favours more, measured
-    from the reference, if there is one.
+    from the reference, if there is one; a pair that it favours neither of counts one half.
     """
     samples, chosen = batch.samples, batch.decisions.chosen
     logp = view_all(policy.model, samples, temperature).logp * samples.mask
@@ -186,7 +185,7 @@ def likelihoods(batch: Batch, policy: Policy, reference: Any, temperature: float
     if reference is not None:
         logp = logp - view_all(reference, samples, temperature).logp * samples.mask
     better, worse = logp.sum(1).chunk(2)
-    return {**found, "eval_pairs": float((better > worse).float().mean())}
+    return {**found, "eval_pairs": float(torch.heaviside(better - worse, torch.tensor(0.5).to(better)).mean())}
 
 
 def figures(samples: Samples) -> dict[str, float]:
