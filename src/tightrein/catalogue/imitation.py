@@ -34,9 +34,7 @@ PSFT = SFT.replace(
     key="psft",
     title="Proximal Supervised Fine-Tuning",
     source=Source(
-        paper="Proximal Supervised Fine-Tuning",
-        year=2025,
-        arxiv="2508.17784",
+        "Proximal Supervised Fine-Tuning", 2025, "2508.17784",
         code="zwhong714/PSFT verl/recipe/psft",
         differences="the scripts take 8 minibatches an outer batch of 64 or 256; warm-up by plain fine-tuning is left "
         "to the user.",
@@ -46,7 +44,7 @@ PSFT = SFT.replace(
     training=Training(minibatches=8),
     variants=(),
     relations=(Equals("sft", "gradient", on="the old policy"), Equals("dapo", "loss")),
-)
+)  # fmt: skip
 
 TRSFT = SFT.replace(
     key="trsft",

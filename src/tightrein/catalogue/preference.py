@@ -29,9 +29,7 @@ DPO = Method(
     title="Direct Preference Optimization",
     home="language",
     source=Source(
-        paper="Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-        year=2023,
-        arxiv="2305.18290",
+        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023, "2305.18290",
         code="TRL trainer/dpo_trainer.py loss_type='sigmoid'; OpenRLHF models/loss.py DPOLoss",
         differences="the learning rate is TRL's.",
     ),
@@ -39,7 +37,7 @@ DPO = Method(
     step=_STEP,
     experience="pairs",
     relations=(Equals("ipo", "gradient", on="the reference", scale=0.005),),
-)
+)  # fmt: skip
 
 IPO = DPO.replace(
     key="ipo",
@@ -61,9 +59,7 @@ TR_DPO = DPO.replace(
     key="tr_dpo",
     title="DPO with a reference that follows (Trust Region DPO)",
     source=Source(
-        paper="Learn Your Reference Model for Real Good Alignment",
-        year=2024,
-        arxiv="2404.09656",
+        "Learn Your Reference Model for Real Good Alignment", 2024, "2404.09656",
         code="TRL trainer/callbacks.py SyncRefModelCallback",
         confidence="medium",
         differences="the paper mixes (soft) or copies every 512 steps (hard); TRL mixes every 512 steps, which is what "
@@ -73,7 +69,7 @@ TR_DPO = DPO.replace(
     anchor=Moving(alpha=0.6, every=512),
     variants=(("soft", (("anchor.every", 1),)), ("hard", (("anchor.alpha", 1.0),))),
     relations=(Equals("dpo", "loss", mine={"beta": 0.1}),),  # the rest of it is the moving reference
-)
+)  # fmt: skip
 
 REBEL = Method(
     key="rebel",
