@@ -139,6 +139,12 @@ class Decisions:
             return xp.broadcast_to(xp.ones_like(like), shape)
         return xp.astype(self.mask, like.dtype)
 
+    def alive(self) -> Array:
+        """1 for a trajectory with at least one decision that counts, else 0: [B]."""
+        mask = self.weights()
+        xp = namespace(mask)
+        return xp.astype(xp.any(mask != 0, axis=1), mask.dtype)
+
     def outcome(self) -> Array:
         """Reward of each trajectory: [B]."""
         reward = at_least_float32(self.reward)

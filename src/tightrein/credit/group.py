@@ -11,13 +11,6 @@ from ..settings import setting
 from .base import Credit
 
 
-def alive(d: Decisions) -> Array:
-    """1 for an answer with a decision that counts, else 0: [B]."""
-    mask = d.weights()
-    xp = namespace(mask)
-    return xp.astype(xp.any(mask != 0, axis=1), mask.dtype)
-
-
 def moments(d: Decisions) -> tuple[Array, Array, Array]:
     """Reward minus its group's mean, group size, unbiased group deviation: [B] each.
 
@@ -25,7 +18,7 @@ def moments(d: Decisions) -> tuple[Array, Array, Array]:
     """
     xp = namespace(d.weights())
     reward = stop_gradient(d.outcome())
-    living = alive(d)
+    living = d.alive()
     size = group_sum(living, d.group)
     mean = group_sum(reward * living, d.group) / atleast(size, 1)
     centred = (reward - mean) * living

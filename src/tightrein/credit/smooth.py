@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import Array, atleast, namespace, scatter_sum, stop_gradient
 from ..decisions import Decisions
 from .base import Credit
-from .group import alive, moments, spread
+from .group import moments, spread
 from .memory import known
 
 
@@ -43,7 +43,7 @@ class SmoothStandardised(Credit):
         reward = stop_gradient(d.outcome())
         centred, _, own_deviation = moments(d)
         new = _over(centred, own_deviation)
-        total = _over(_difference(reward, mean), deviation) * alive(d)
+        total = _over(_difference(reward, mean), deviation) * d.alive()
         share = 1 / atleast(visits, 1)
         mostly_new, mostly_total = (1 - share) * new + share * total, share * new + (1 - share) * total
         xp = namespace(new)
@@ -53,7 +53,7 @@ class SmoothStandardised(Credit):
 def _with(memory: dict[str, Array], d: Decisions) -> dict[str, Array]:
     """The memory with the groups of this batch in it: running mean and variance, merged."""
     count, mean, deviation = memory["count"], memory["mean"], memory["deviation"]
-    xp, living = namespace(count), alive(d)
+    xp, living = namespace(count), d.alive()
     centred, size, spread_of_group = moments(d)
     group_mean = (stop_gradient(d.outcome()) - centred) * living
     weight = living / atleast(size, 1)  # a group's answers together weigh 1

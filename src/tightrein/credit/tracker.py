@@ -13,7 +13,7 @@ from ..decisions import Decisions
 from ..errors import TightreinError
 from ..settings import setting
 from .base import Credit
-from .group import alive, spread
+from .group import spread
 from .memory import known
 from .standardise import standardise
 
@@ -58,7 +58,7 @@ class BetaTracker(Credit):
         """Fade what is known of the prompts of this batch, and add what they earned."""
         memory = known(state, decisions)
         a, b, xp = memory["a"], memory["b"], namespace(memory["a"])
-        living, success = alive(decisions), _success(decisions)
+        living, success = decisions.alive(), _success(decisions)
 
         def per_prompt(x: Array) -> Array:
             return scatter_sum(zero_where_masked(x, living), decisions.prompt, a.shape[0])
@@ -75,7 +75,7 @@ class BetaTracker(Credit):
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         expected = rate(known(state, d))[d.prompt]
-        advantage = standardise((_success(d) - expected)[:, None], alive(d)[:, None])
+        advantage = standardise((_success(d) - expected)[:, None], d.alive()[:, None])
         return spread(d, advantage[:, 0])
 
 

@@ -55,16 +55,9 @@ class ToOld(AnswerLogRatio):
         return d.logp_old
 
 
-def alive(d: Decisions) -> Array:
-    """1 for an answer with at least one decision that counts, else 0: [B]."""
-    weights = d.weights()
-    xp = namespace(weights)
-    return xp.astype(xp.any(weights != 0, axis=1), weights.dtype)
-
-
 def right(d: Decisions, threshold: float) -> Array:
     """1 for an answer whose reward reaches `threshold`, up to rounding, else 0: [B]."""
-    living = alive(d)
+    living = d.alive()
     return living * namespace(living).astype(d.outcome() >= threshold - 1e-6, living.dtype)
 
 

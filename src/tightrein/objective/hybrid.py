@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ..arrays import Array, masked_mean, namespace
 from ..decisions import Decisions, Loss, Stats, by_origin
 from ..settings import setting
-from .answer import alive
 from .base import Objective, State
 from .policy import PolicyObjective
 
@@ -49,7 +48,7 @@ def _inside(state: State, prefix: str) -> State:
 
 
 def _stats(d: Decisions, own: Loss, shown: Loss) -> dict[str, Array]:
-    rows = alive(d)
+    rows = d.alive()
     share = masked_mean(namespace(rows).astype(d.demonstration != 0, rows.dtype), rows)
     return {
         **own.stats,

@@ -74,8 +74,7 @@ class EnsembleReward(RewardPart):
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See RewardPart. Raises TightreinError for a score that is not finite."""
         weights = d.weights()
-        rows = namespace(weights).any(weights != 0, axis=1)
-        scores = zero_where_masked(at_least_float32(d.scores), rows[:, None])
+        scores = zero_where_masked(at_least_float32(d.scores), d.alive()[:, None])
         if not finite(scores):
             raise TightreinError("the scores hold a NaN or an infinity", "give a finite number for every reward model")
         return d.replace(reward=self.reduction(scores)[:, None] * last_decision(weights))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..arrays import Array, atleast, group_sum
 from ..decisions import Decisions, by_origin
-from ..objective.answer import alive, right
+from ..objective.answer import right
 from ..settings import setting
 from .answers import Selection
 
@@ -26,6 +26,6 @@ class AccuracyGate(Selection):
     def keep(self, d: Decisions) -> Array:
         """See Selection."""
         rollouts, _ = by_origin(d)
-        count = atleast(group_sum(alive(rollouts), d.group), 1)
+        count = atleast(group_sum(rollouts.alive(), d.group), 1)
         share = group_sum(right(rollouts, self.threshold), d.group) / count
         return (share > self.gate) != (d.demonstration != 0)

@@ -141,7 +141,7 @@ def _differences(method: Method, d: Decisions, state: Any, found: dict[str, Arra
                 moved[index] += sign * step
                 sides.append(value({**at, name: moved}))
             expected = (sides[0] - sides[1]) / (2 * step)
-            worst = max(worst, close(found[name][index], expected, 1e-6, f"gradient by {name} at {index}"))
+            worst = max(worst, close(found[name][index], expected, 1e-7, f"gradient by {name} at {index}"))
     return worst
 
 

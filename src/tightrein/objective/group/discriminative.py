@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...arrays import Array, atleast, group_sum, masked_mean, namespace, stop_gradient
 from ...decisions import Decisions, Loss, Stats
 from ...settings import Part, setting
-from ..answer import alive, group_max, mean_over_groups, right
+from ..answer import group_max, mean_over_groups, right
 from ..base import Objective, State, detached
 from ..divergence import K1, Estimator, kl_stats
 from ..ratio import exp_limited, finite_logp, log_ratio
@@ -94,7 +94,7 @@ class DiscriminativeObjective(Objective):
     def __call__(self, d: Decisions, state: State) -> Loss:
         """Loss of a batch; the gradient flows into logp."""
         gain, _ = self.questions(d)
-        value = self.penalty(d) - mean_over_groups(gain, d.group, alive(d))
+        value = self.penalty(d) - mean_over_groups(gain, d.group, d.alive())
         return Loss(value, None, Stats(functools.partial(self._stats, detached(d))))
 
     def questions(self, d: Decisions) -> tuple[Array, Array]:
@@ -121,7 +121,7 @@ class DiscriminativeObjective(Objective):
     def _sides(self, d: Decisions) -> tuple[Array, Array]:
         """1 for the right answers, 1 for the wrong ones: [B] each."""
         solved = right(d, self.threshold)
-        return solved, alive(d) - solved
+        return solved, d.alive() - solved
 
     def _stats(self, d: Decisions) -> dict[str, Array]:
         solved, wrong = self._sides(d)
@@ -134,8 +134,8 @@ class DiscriminativeObjective(Objective):
             "score_right": masked_mean(score, solved),
             "score_wrong": masked_mean(score, wrong),
             "auc": masked_mean(higher + level / 2, pairs),
-            "gain": mean_over_groups(gain, d.group, alive(d)),
-            "questions_compared": mean_over_groups(both, d.group, alive(d)),
+            "gain": mean_over_groups(gain, d.group, d.alive()),
+            "questions_compared": mean_over_groups(both, d.group, d.alive()),
             "penalty": self.penalty(d),
             **{name: masked_mean(each[name], d.weights()) for name in ("kl_k1", "kl_k3")},
         }

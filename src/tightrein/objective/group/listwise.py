@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...arrays import Array, atleast, group_sum, masked_mean, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions, Loss, Stats
 from ...settings import setting
-from ..answer import AnswerLogRatio, ToOld, alive, group_max, mean_over_groups
+from ..answer import AnswerLogRatio, ToOld, group_max, mean_over_groups
 from ..base import Objective, State, detached
 from ..divergence import kl_stats
 
@@ -35,7 +35,7 @@ class ListwiseObjective(Objective):
 
     def groups(self, d: Decisions) -> tuple[Array, Array]:
         """(loss of each answer's group, 1 for answers of groups that count): [B] each."""
-        rows = alive(d)
+        rows = d.alive()
         xp = namespace(rows)
         target = xp.exp(
             _log_softmax(_standardised(stop_gradient(d.outcome()), rows, d.group) / self.sharpness, rows, d)

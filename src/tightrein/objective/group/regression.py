@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...arrays import Array, atleast, group_sum, masked_mean, namespace, stop_gradient
 from ...decisions import Decisions, Loss, Stats
 from ...settings import Part, setting
-from ..answer import AnswerLogRatio, ToOld, alive, mean_over_groups
+from ..answer import AnswerLogRatio, ToOld, mean_over_groups
 from ..base import Objective, State, detached
 from ..divergence import kl_stats
 
@@ -84,7 +84,7 @@ class RegressionObjective(Objective):
 
     def groups(self, d: Decisions) -> tuple[Array, Array]:
         """(loss of each answer's group, 1 for answers of groups that count): [B] each."""
-        rows = alive(d)
+        rows = d.alive()
         size = group_sum(rows, d.group)
         residual = self.beta * self.log_ratio(d) - stop_gradient(d.outcome())
         loss = self.spread(_variance(residual, rows, d.group), size)
@@ -104,7 +104,7 @@ class RegressionObjective(Objective):
         }
         some = xp.where(spread["reward"] > 0, spread["reward"], xp.ones_like(spread["reward"]))
         stats = {
-            "groups_compared": mean_over_groups(rows, d.group, alive(d)),
+            "groups_compared": mean_over_groups(rows, d.group, d.alive()),
             "residual": xp.sqrt(spread["residual"]),
             "explained_variance": (spread["reward"] - spread["residual"]) / some,
             "rewards_implicit": masked_mean(implicit, rows),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ...arrays import Array, group_sum, masked_mean, namespace
 from ...decisions import Decisions, Loss, Stats
-from ..answer import AnswerLogRatio, ToReference, alive
+from ..answer import AnswerLogRatio, ToReference
 from ..base import Objective, State, detached
 from ..ratio import finite_logp
 from .link import Link
@@ -54,7 +54,7 @@ class PairObjective(Objective):
         xp = namespace(pair)
         paired = group_sum(pair, d.group)
         reward, logp = self.link.beta * self.log_ratio(d), xp.sum(finite_logp(d), axis=1)
-        sides = {"chosen": paired * chosen, "rejected": paired * (alive(d) - chosen)}
+        sides = {"chosen": paired * chosen, "rejected": paired * (d.alive() - chosen)}
         return {
             "pairs": xp.sum(pair),
             **{f"rewards_{side}": masked_mean(reward, rows) for side, rows in sides.items()},
@@ -66,6 +66,6 @@ class PairObjective(Objective):
 
 def _sides(d: Decisions) -> tuple[Array, Array]:
     """1 for the chosen answers, 1 for the others: [B] each; 0 in both for one without decisions."""
-    living = alive(d)
+    living = d.alive()
     chosen = living * namespace(living).astype(d.chosen != 0, living.dtype)
     return chosen, living - chosen

@@ -51,6 +51,4 @@ class Surrogate(Part):
     def stats(self, d: Decisions) -> dict[str, Array]:
         """Named scalars about what the surrogate did, beside those that every policy loss has."""
         clipped, mask = self.clipped(d), d.weights()
-        xp = namespace(mask)
-        rows = xp.astype(xp.any(mask != 0, axis=1, keepdims=True), mask.dtype)
-        return {"clip_fraction": masked_mean(clipped, mask if clipped.shape == mask.shape else rows)}
+        return {"clip_fraction": masked_mean(clipped, mask if clipped.shape == mask.shape else d.alive()[:, None])}

@@ -180,14 +180,15 @@ def truncated_importance() -> None:
     _same_loss(method("tis", **FREE, **both), "vanilla", **NARROW, weights=weights("token", "0.5_2.0"))
 
 
-def _same_advantage(name: str, rule: Callable[[Decisions], Decisions], **options: Any) -> None:
-    """Advantages from rewards that come with the last token."""
+def _same_advantage(name: str, rule: Callable[[Decisions], Decisions], reads: str = "index", **options: Any) -> None:
+    """Advantages from rewards that come with the last token. reads: what verl's rule wants, "index" or "values"."""
     core = verl("core_algos")
     for seed in range(3):
         d = decisions(fields(seed, method("grpo")))
         rewards, mask, values = convert([d.reward_per_decision(), d.mask, d.value_old], "PyTorch")
-        given = {"values": values} if name == "gae" else {"index": np.asarray(d.group)}
-        found = core.ADV_ESTIMATOR_REGISTRY[name](token_level_rewards=rewards, response_mask=mask, **given, **options)
+        given = {"values": values, "index": np.asarray(d.group)}[reads]
+        options = {**options, reads: given}
+        found = core.ADV_ESTIMATOR_REGISTRY[name](token_level_rewards=rewards, response_mask=mask, **options)
         ours = rule(d.replace(bootstrap=None, truncated=None, terminated=None))
         for theirs, mine in zip(found, (ours.advantage, ours.returns), strict=False):
             if mine is not None:
@@ -221,7 +222,7 @@ def leave_one_out() -> None:
 def generalised_advantage() -> None:
     """Advantages and value targets of gae, standardised over the batch."""
     rule = GAE(gamma=0.97, lam=0.9, standardise=True)
-    _same_advantage("gae", rule, gamma=0.97, lam=0.9)
+    _same_advantage("gae", rule, reads="values", gamma=0.97, lam=0.9)
 
 
 @peer("verl", "grpo")
