@@ -51,6 +51,18 @@ FIELDS: dict[str, tuple[str, str]] = {
         "[B, T] or [B, T, D]",
         "the decision itself: the index of its alternative in `dist`, or an action vector",
     ),
+    "token": ("[B, T]", "integer identity of each decision: equal where two decisions are the same"),
+    "signature": ("[B]", "integer identity of each trajectory as a whole: equal where two count as the same answer"),
+    "embedding": ("[B, E]", "a vector for each trajectory as a whole, near for trajectories that are alike"),
+    "hidden": ("[B, T, H]", "what the last layer of the old policy reads at each decision"),
+    "logp_masked": (
+        "[B, T]",
+        "log-probability of each decision under the policy being trained when part of what it was shown is masked",
+    ),
+    "logp_tempered": (
+        "[B, T, K]",
+        "log-probability of each decision under the old policy at K other temperatures, those of a part",
+    ),
     "dist": (
         "[B, T, ...]",
         "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
@@ -59,7 +71,7 @@ FIELDS: dict[str, tuple[str, str]] = {
 }
 _DISTRIBUTIONS = {"dist", "dist_old"}
 _REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
-_NOT_IN_TIME = {"scores"}  # two axes, but the second is not T
+_NOT_IN_TIME = {"scores", "embedding"}  # two axes, but the second is not T
 
 
 @pytree
@@ -99,6 +111,12 @@ class Decisions:
     entropy_old: Array = None
     random: Array = None
     action: Array = None
+    token: Array = None
+    signature: Array = None
+    embedding: Array = None
+    hidden: Array = None
+    logp_masked: Array = None
+    logp_tempered: Array = None
     dist: Distribution | None = None
     dist_old: Distribution | None = None
 

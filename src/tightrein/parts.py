@@ -52,7 +52,6 @@ from .objective.group import (
     Variance,
 )
 from .objective.hybrid import HybridObjective
-from .objective.imitation import Imitation, PositiveImitation
 from .objective.pair import Logistic, PairObjective, Squared
 from .objective.policy import (
     PSPO,
@@ -82,6 +81,7 @@ from .objective.ratio import (
     TurnMeanRatio,
     TurnProductRatio,
 )
+from .objective.term import PositiveImitation, Term
 from .objective.value import TurnValueLoss, ValueLoss
 from .reward import (
     EnsembleReward,
@@ -167,7 +167,6 @@ __all__ = [
     "GroupNormalised",
     "HingeKL",
     "HybridObjective",
-    "Imitation",
     "Importance",
     "InformativeTokens",
     "KLInReward",
@@ -220,6 +219,7 @@ __all__ = [
     "Squared",
     "Surrogate",
     "TayPO",
+    "Term",
     "ToOld",
     "ToReference",
     "TokenMean",

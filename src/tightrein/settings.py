@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, ClassVar, Self, cast
 
 from .errors import TightreinError, nearest, unknown
@@ -23,6 +24,7 @@ def setting(
     return dataclasses.field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
 
 
+_settling: ContextVar[bool] = ContextVar("settling", default=False)
 _HOLDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "above": (lambda x, b: x > b, ">"),
     "at_least": (lambda x, b: x >= b, ">="),
@@ -56,6 +58,11 @@ class Part:
                 object.__setattr__(self, f.name, value)
             self._check_type(f, value)
             self._check_bounds(f, value)
+        if not _settling.get():
+            self.check()
+
+    def check(self) -> None:
+        """Raise TightreinError where the fields, each right by itself, make no sense together."""
 
     def _check_type(self, f: dataclasses.Field[Any], value: Any) -> None:
         for kind in (bool, int, float, str):
@@ -77,6 +84,13 @@ class Part:
                     f"{type(self).__name__}.{f.name} is {value!r}, but must be {sign} {bound}",
                     f"give {f.name} a value {sign} {bound}",
                 )
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """Why this part makes no sense in a PolicyObjective, and the remedy; None where it does.
+
+        Asked of every part of a policy objective when that is made.
+        """
+        return None
 
     def init(self, prompts: int) -> Any:
         """State at the start: an array, or a dict of arrays; None: it has none.
@@ -126,8 +140,17 @@ class Part:
         Raises TightreinError for an unknown or ambiguous path, naming the nearest, and for a bad value.
         """
         result = self
-        for path in sorted(changes, key=lambda p: p.count(".")):  # parts before what is inside them
-            result = result._set(result._resolve(path), changes[path])
+        within = _settling.set(True)  # what fits together only when all is changed must not fail before
+        try:
+            for path in sorted(changes, key=lambda p: p.count(".")):  # parts before what is inside them
+                result = result._set(result._resolve(path), changes[path])
+        finally:
+            _settling.reset(within)
+        if not _settling.get():
+            result.check()
+            for _, value in result.walk():
+                if isinstance(value, Part):
+                    value.check()
         return result
 
     def _resolve(self, path: str) -> str:

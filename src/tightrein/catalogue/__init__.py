@@ -6,9 +6,39 @@ from typing import Any
 
 from ..errors import TightreinError, unknown
 from ..method import Method
-from . import classic, credit, imitation, language, preference, solvers, steps, trust
+from . import (
+    classic,
+    clipping,
+    control,
+    credit,
+    drift,
+    entropy,
+    imitation,
+    language,
+    preference,
+    score,
+    signals,
+    solvers,
+    steps,
+    trust,
+)
 
-_FAMILIES = (classic, language, trust, credit, preference, imitation, solvers, steps)
+_FAMILIES = (
+    classic,
+    control,
+    language,
+    clipping,
+    score,
+    drift,
+    entropy,
+    signals,
+    trust,
+    credit,
+    preference,
+    imitation,
+    solvers,
+    steps,
+)
 _ALL: dict[str, Method] = {m.key: m for family in _FAMILIES for m in family.METHODS}
 
 

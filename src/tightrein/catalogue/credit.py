@@ -15,10 +15,10 @@ from ..credit import (
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqSumTokenMean, TokenMean, TurnMean
 from ..objective.divergence import K3, ReferenceKL
-from ..objective.imitation import PositiveImitation
 from ..objective.policy import Clip, PolicyObjective, Widths
 from ..objective.policy.bounds import ProbabilityBounds
 from ..objective.ratio import TurnMeanRatio
+from ..objective.term import PositiveImitation
 from ..objective.value import TurnValueLoss, ValueLoss
 from ..relations import Equals, Limit
 from ..selection import InformativeTokens, MaximumVariance
@@ -125,13 +125,13 @@ VAPO = Method(
         surrogate=Clip(Widths(0.2, 0.28)),
         aggregate=TokenMean(),
         value=ValueLoss(coef=0.5),
-        imitation=PositiveImitation(coef=0.1),
+        terms=(PositiveImitation(coef=0.1),),
     ),
     step=_STEP,
     training=Training(minibatches=16, group_size=16, value_pretraining=50),
     relations=(
         Limit("ppo_clip", "advantage", setting="credit.alpha", to=math.inf, theirs={"gamma": 1.0, "lam": 1.0}),
-        Equals("ppo_clip", "loss", mine={"imitation.coef": 0.0, "high": 0.2}, theirs={"value.coef": 0.5}),
+        Equals("ppo_clip", "loss", mine={"positive_imitation.coef": 0.0, "high": 0.2}, theirs={"value.coef": 0.5}),
     ),
 )
 

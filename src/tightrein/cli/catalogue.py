@@ -95,9 +95,10 @@ def _formulas(method: Method) -> Iterator[tuple[str, str]]:
     """What makes the method what it is, stage by stage: the loss, and what else has a formula and is on."""
     objective = dict(method.objective.children())
     yield "formula", method.objective.equation or objective["surrogate"].equation
-    beside = {name: objective.get(name) for name in ("correction", "reference", "trust", "imitation")}
+    beside = {name: objective.get(name) for name in ("correction", "reference", "trust")}
     stages = {name: getattr(method, name, None) for name in ("credit", "curriculum", "step", "critic")}
     parts = [("reward", part) for part in method.reward] + list({**beside, **stages}.items())
+    parts += [("term", part) for name, part in objective.items() if name.startswith("terms.")]
     parts += [("selection", part) for part in method.selection]
     parts += [] if isinstance(method.anchor, Frozen) else [("anchor", method.anchor)]
     for name, part in parts:

@@ -35,8 +35,8 @@ class BetaTracker(Credit):
     high: float = setting(0.96, at_least=0, at_most=1)
     offline: int = setting(8, at_least=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """See Part: the range must not be empty."""
         if self.low > self.high:
             raise TightreinError(
                 f"BetaTracker keeps at least {self.low} and at most {self.high} of its counts", "give low <= high"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array, at_least_float32, clip, masked_mean, namespace
 from ..decisions import Decisions
-from ..errors import TightreinError
 from ..settings import Part, setting
 from .covariance import covariance, top_share
 from .ratio import ProximalRatio, Ratio, TokenRatio
@@ -23,6 +22,10 @@ class Correction(Part):
     def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
         """The factor of each decision on the loss of `surrogate`: [B, T], or [B, 1] for whole trajectories."""
         raise NotImplementedError
+
+    def apply(self, loss: Array, factor: Array) -> Array:
+        """The loss of each decision with its factor: [B, T]."""
+        return loss * factor
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,19 @@ class ProximalWeight(Correction):
     drop: bool = True
 
     def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
-        """See Correction.
-
-        Raises TightreinError when the surrogate's ratio is not to a proximal policy.
-        """
-        if not isinstance(surrogate.ratio, ProximalRatio):
-            raise TightreinError(
-                f"ProximalWeight belongs to a ratio to a proximal policy, not to {type(surrogate.ratio).__name__}",
-                "set objective.surrogate.ratio=ProximalRatio, or objective.correction=none",
-            )
+        """See Correction."""
+        assert isinstance(surrogate.ratio, ProximalRatio)  # see misfit
         return _limited(surrogate.ratio.weight(d), 0.0, self.cap, self.drop)
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """See Part: it is a property of a ratio to a proximal policy."""
+        ratio = objective.surrogate.ratio
+        if isinstance(ratio, ProximalRatio):
+            return None
+        return (
+            f"ProximalWeight belongs to a ratio to a proximal policy, not to {type(ratio).__name__}",
+            "set objective.surrogate.ratio=ProximalRatio, or objective.correction=none",
+        )
 
 
 @dataclass(frozen=True)

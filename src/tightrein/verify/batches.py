@@ -16,7 +16,7 @@ from ..method import Method
 from ..objective.policy import Surrogate
 
 ROWS, WIDTH, PROMPTS = 8, 7, 9
-MOVING = ("logp", "value", "entropy")  # with the parameters of `dist`: what carries a gradient
+MOVING = ("logp", "value", "entropy", "logp_masked")  # with the parameters of `dist`: what carries a gradient
 Fields = dict[str, Any]
 
 
@@ -46,8 +46,22 @@ def fields(
     made["demonstration"] = expert.get(like.experience, np.zeros(rows))
     made["scores"] = rng.standard_normal((rows, 3))
     made["drift"] = rng.random(rows)
+    made["signature"] = rng.integers(0, 3, rows)
+    made["embedding"] = rng.standard_normal((rows, 5))
     made["bootstrap"] = rng.standard_normal(rows)
-    return made
+    return made | _shown_otherwise(rng, made)
+
+
+def _shown_otherwise(rng: np.random.Generator, made: Fields) -> Fields:
+    """What only a few methods read: the policy when it sees less, or at another temperature, and inside it."""
+    shape = made["logp"].shape
+    tokens = made["action"] if made["action"].ndim == 2 else rng.integers(0, 4, shape)
+    return {
+        "token": tokens,
+        "hidden": rng.standard_normal((*shape, 3)),
+        "logp_masked": made["logp_behaviour"],
+        "logp_tempered": np.stack([made["logp_old"] + 0.1, made["logp_old"] - 0.1], axis=-1),
+    }
 
 
 def _policies(rng: np.random.Generator, rows: int, width: int, spread: float, gaussian: bool) -> Fields:

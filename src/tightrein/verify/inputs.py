@@ -15,7 +15,8 @@ from .batches import PROMPTS, Fields
 from .checks import close, flat, outcome
 
 EXACT = 1e-11
-_WHOLE = ("mask", "group", "prompt", "turn", "action", "chosen", "demonstration")  # numbers that cannot be NaN
+_INDICES = ("group", "prompt", "turn", "action", "token", "signature")
+_WHOLE = (*_INDICES, "mask", "chosen", "demonstration")  # numbers that cannot be NaN
 
 
 def inputs(key: str) -> str:
@@ -61,8 +62,9 @@ def _same(found: dict[str, Any], expected: dict[str, Any], rows: Any, what: str)
 
 def _padded(made: Fields, columns: int, rows: int) -> Fields:
     def one(name: str, x: Array) -> Array:
-        # scores have an axis of their own in the place of time
-        width = [(0, rows)] + [(0, columns if name != "scores" else 0)] * (x.ndim > 1) + [(0, 0)] * (x.ndim - 2)
+        # scores and embeddings have an axis of their own in the place of time
+        across = 0 if name in ("scores", "embedding") else columns
+        width = [(0, rows)] + [(0, across)] * (x.ndim > 1) + [(0, 0)] * (x.ndim - 2)
         return np.pad(x, width, constant_values=0 if name in _WHOLE else np.nan)
 
     out = {n: one(n, x) for n, x in made.items() if isinstance(x, np.ndarray)}

@@ -61,8 +61,8 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         "own, so losses are averaged over steps"
     ]
     kept = tuple(part for part in method.selection if part.needs <= SELECTED_BY)
-    imitation = () if method.objective.imitation is None else (method.objective.imitation,)
-    parts = (*method.reward, *method.selection, *imitation)
+    terms = tuple(term for term in method.objective.terms if not term.needs <= GIVEN)
+    parts = (*method.reward, *method.selection, *terms)
     dropped = [type(part).__name__ for part in parts if part not in kept]
     if dropped:
         notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
@@ -74,7 +74,7 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         aggregate=tr.parts.TokenMean(),
         reference=tr.parts.ReferenceKL(),
         value=tr.parts.ValueLoss(coef=0.5),
-        imitation=None,
+        terms=tuple(term for term in method.objective.terms if term not in terms),
     )
     credit = tr.parts.GAE(standardise=True)
     return method.replace(

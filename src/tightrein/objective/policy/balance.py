@@ -36,8 +36,8 @@ class BalancedBounds(Bounds):
     lower_first: bool = False
     weighted: bool = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """See Part: the bounds can only climb."""
         if self.low > self.low_max or self.high > self.high_max:
             raise TightreinError(
                 f"the bounds cannot climb from {self.low}, {self.high} to {self.low_max}, {self.high_max}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...arrays import Array, at_least_float32, atleast, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
-from ..ratio import exp_limited
+from ..ratio import SequenceRatio, exp_limited
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class ProbabilityBounds(Bounds):
     low: float = setting(0.16, above=0)
     high: float = setting(0.2, above=0)
     cap: float = setting(10.0, above=1)
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """See Part: they follow from the probability of a single decision."""
+        if not isinstance(objective.surrogate.ratio, SequenceRatio):
+            return None
+        return (
+            "ProbabilityBounds are those of single decisions, not of whole answers",
+            "set bounds=Widths, or a TokenRatio",
+        )
 
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:
         """See Bounds."""

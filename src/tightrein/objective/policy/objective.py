@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from ...arrays import Array, masked_extreme, masked_mean, namespace, stop_gradient, zero_where_masked
 from ...credit.standardise import standardise
 from ...decisions import Decisions, Loss, Stats
-from ...settings import setting
+from ...errors import TightreinError
+from ...settings import Part, setting
 from ..aggregate import Aggregation, TokenMean
 from ..base import Objective, State, detached
 from ..correction import Correction
 from ..divergence import Divergence, ReferenceKL, kl_stats
-from ..imitation import Imitation
 from ..ratio import log_ratio
+from ..term import Term
 from ..value import ValueLoss
 from .surrogate import Surrogate
 
 
 @dataclass(frozen=True)
 class PolicyObjective(Objective):
-    """L = aggregate( factor * surrogate + penalties - c2 entropy ) + c1 mean( value loss ) + c3 imitation.
+    """L = aggregate( factor * surrogate + penalties - c2 entropy ) + c1 mean( value loss ) + terms.
 
     A coefficient of 0 switches its term off: objective.value.coef=0 leaves the critic to be trained elsewhere.
     `standardise` makes the advantages of the batch at hand (usually a minibatch) mean 0 and deviation 1 first.
@@ -33,42 +34,45 @@ class PolicyObjective(Objective):
     reference: ReferenceKL = ReferenceKL()
     trust: Divergence | None = None
     value: ValueLoss = ValueLoss(coef=0.0)
-    imitation: Imitation | None = None
+    terms: tuple[Term, ...] = ()
     entropy: float = setting(0.0)
     standardise: bool = False
+
+    def check(self) -> None:
+        """See Part: every part must make sense beside the others."""
+        for _, part in self.walk():
+            if isinstance(part, Part) and (reason := part.misfit(self)):
+                raise TightreinError(*reason)
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Fields of Decisions that the loss reads; `mask` is optional."""
-        parts = (
-            self.surrogate,
-            self.aggregate,
-            self.correction,
-            self.reference,
-            self.trust,
-            self.value,
-            self.imitation,
-        )
-        fields = frozenset[str]().union(*(part.needs for part in parts if part is not None))
+        fields = frozenset[str]().union(*(part.needs for part in self._parts()))
         return fields | ({"entropy"} if self.entropy else set())
+
+    def _parts(self) -> tuple[Part, ...]:
+        named = (self.surrogate, self.aggregate, self.correction, self.reference, self.trust, self.value)
+        return (*(part for part in named if part is not None), *self.terms)
 
     def __call__(self, d: Decisions, state: State) -> Loss:
         """Loss of a batch; the gradient flows into logp, dist, value and entropy of `d`."""
         if self.standardise:
             d = d.replace(advantage=standardise(d.advantage, d.weights()))
         per_decision = self._per_decision(d, state)
-        value = namespace(per_decision).sum(per_decision * self.aggregate(d))
+        weights = self.aggregate(d)
+        value = namespace(per_decision).sum(per_decision * weights)
         if self.value.coef:
             value = value + self.value.coef * masked_mean(self.value(d), self.value.weights(d))
-        if self.imitation is not None and self.imitation.coef:
-            value = value + self.imitation.coef * self.imitation(d)
+        for term in self.terms:
+            if term.coef:
+                value = value + term.coef * term(d, weights)
         return Loss(value, per_decision, Stats(functools.partial(self._stats, d, state, stop_gradient(per_decision))))
 
     def _per_decision(self, d: Decisions, state: State) -> Array:
         mask = d.weights()
         loss = self.surrogate(d) + namespace(mask).zeros_like(mask)
         if self.correction is not None:
-            loss = loss * stop_gradient(self.correction(d, self.surrogate))
+            loss = self.correction.apply(loss, stop_gradient(self.correction(d, self.surrogate)))
         if self.reference.coef:
             loss = loss + self.reference.coef * self.reference(d)
         if self.trust is not None:
@@ -89,8 +93,7 @@ class PolicyObjective(Objective):
         if self.trust is not None:
             coefficient = self.trust.coefficient(state.get("trust")) + 0 * stats["policy_loss"]
             stats |= {**self.trust.stats(d), "trust_coef": coefficient}
-        if self.imitation is not None:
-            stats["imitation_loss"] = self.imitation(d)
+        stats |= {term.named: term(d, self.aggregate(d)) for term in self.terms}
         if d.entropy is not None:
             stats["entropy"] = masked_mean(d.entropy, mask)
         if self.value.coef:

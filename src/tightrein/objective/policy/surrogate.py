@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...arrays import Array, at_least_float32, masked_mean, namespace, zero_where_masked
 from ...decisions import Decisions
@@ -24,6 +25,12 @@ class Surrogate(Part):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Fields of Decisions that the surrogate reads."""
         return frozenset({"logp", "advantage"}) | self.ratio.needs
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """See Part: a level other than that of decisions is for those that read a ratio."""
+        if isinstance(self.ratio, TokenRatio) or self.ratio.needs <= self.needs:
+            return None
+        return f"{type(self).__name__} has no ratio that {type(self.ratio).__name__} could form", "leave its ratio out"
 
     def formula(self, r: Array, advantage: Array) -> Array:
         """The loss as a function of ratio and advantage alone, elementwise, where it is one."""

@@ -72,7 +72,7 @@ def _fit(values: Array, seen: tuple[Array, ...], d: Decisions, rate: float = 0.3
 def vapo() -> Shown:
     """Answers of 10 and 200 tokens: fewer updates to 90% success than PPO with lambda .95 for everything."""
     m = method("vapo")
-    ppo = m.override({"credit": GAE(1.0, 0.95, standardise=True), "imitation.coef": 0.0, "high": 0.2})
+    ppo = m.override({"credit": GAE(1.0, 0.95, standardise=True), "positive_imitation.coef": 0.0, "high": 0.2})
     counts = {name: [updates_until(each, wait, seed) for seed in range(3)] for name, each, wait in
               (("vapo", m, 5), ("ppo", ppo, 0))}  # fmt: skip
     credit = m.credit

@@ -114,7 +114,7 @@ def clipped_loss_by_aggregation() -> None:
     _same_loss(method("grpo", **FREE), "vanilla", **NARROW)
     _same_loss(method("dapo"), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
     _same_loss(method("psft"), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
-    alone: dict[str, Any] = {"objective.imitation.coef": 0.0, "objective.value.coef": 0.0}
+    alone: dict[str, Any] = {"positive_imitation.coef": 0.0, "objective.value.coef": 0.0}
     _same_loss(method("vapo", **alone), "vanilla", clip_ratio_low=0.2, clip_ratio_high=0.28)
     length: dict[str, Any] = {"loss_scale_factor": WIDTH}
     _same_loss(method("dr_grpo"), "vanilla", **NARROW, global_batch_info=length)

@@ -11,8 +11,8 @@ from ...catalogue import method
 from ...credit import GAE, BetaTracker, LengthAdaptiveGAE, SmoothStandardised
 from ...credit.tracker import rate
 from ...decisions import Decisions
-from ...objective.imitation import PositiveImitation
 from ...objective.policy import Clip, ProbabilityBounds
+from ...objective.term import PositiveImitation
 from ...selection.curriculum import UncertaintyCurriculum
 from .. import batches
 from ..checks import close
@@ -261,8 +261,8 @@ def likelihood_of_right_answers() -> None:
     """The extra term is the mean of -logp over the tokens of right answers, and 0 without one."""
     d = valued(2)
     right = d.mask * (d.reward > 0)[:, None]
-    close(PositiveImitation()(d), -(d.logp * right).sum() / right.sum(), 1e-12, "term")
-    assert PositiveImitation()(d.replace(reward=0 * d.reward)) == 0
+    close(PositiveImitation()(d, d.weights()), -(d.logp * right).sum() / right.sum(), 1e-12, "term")
+    assert PositiveImitation()(d.replace(reward=0 * d.reward), d.weights()) == 0
     assert np.isfinite(method(VAPO).loss(method(VAPO).prepare(d.replace(reward=0 * d.reward))).value)
 
 
@@ -283,7 +283,7 @@ def without_its_additions() -> None:
     d = valued(4)
     d = d.replace(logp=d.logp + 0.3 * np.random.default_rng(5).standard_normal(d.logp.shape))
     m = method(VAPO).override(
-        {"imitation.coef": 0.0, "high": 0.2, "credit": GAE(1.0, 0.95, value_lam=1.0, standardise=True)}
+        {"positive_imitation.coef": 0.0, "high": 0.2, "credit": GAE(1.0, 0.95, value_lam=1.0, standardise=True)}
     )
     prepared = m.prepare(d)
     r, a = np.exp(d.logp - d.logp_old), prepared.advantage
