@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from .arrays import Array, at_least_float32, is_array, library, namespace, pytree, zero_where_masked
@@ -63,6 +63,16 @@ FIELDS: dict[str, tuple[str, str]] = {
         "[B, T, K]",
         "log-probability of each decision under the old policy at K other temperatures, those of a part",
     ),
+    "formula": ("[B, F]", "integer identities of the formulas in each answer, each once; -1 where it has fewer"),
+    "uncertainty": (
+        "[B, T]",
+        "how uncertain the old policy was, on the scale of the part that tells it; `method.prepare` makes it",
+    ),
+    "segment": (
+        "[B, T, K]",
+        "1 where a decision belongs to the k-th part of its answer, else 0; `method.prepare` makes it",
+    ),
+    "emphasis": ("[B]", "how much each answer weighs in a term of its own; `method.prepare` makes it"),
     "dist": (
         "[B, T, ...]",
         "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
@@ -71,7 +81,8 @@ FIELDS: dict[str, tuple[str, str]] = {
 }
 _DISTRIBUTIONS = {"dist", "dist_old"}
 _REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
-_NOT_IN_TIME = {"scores", "embedding"}  # two axes, but the second is not T
+_ARRAYS = tuple(name for name in FIELDS if name not in _DISTRIBUTIONS)
+_NOT_IN_TIME = {"scores", "embedding", "formula"}  # two axes, but the second is not T
 
 
 @pytree
@@ -117,6 +128,10 @@ class Decisions:
     hidden: Array = None
     logp_masked: Array = None
     logp_tempered: Array = None
+    formula: Array = None
+    uncertainty: Array = None
+    segment: Array = None
+    emphasis: Array = None
     dist: Distribution | None = None
     dist_old: Distribution | None = None
 
@@ -155,7 +170,7 @@ class Decisions:
         xp = namespace(like)
         if self.mask is None:
             return xp.broadcast_to(xp.ones_like(like), shape)
-        return xp.astype(self.mask, like.dtype)
+        return xp.astype(self.mask, like.dtype, copy=False)
 
     def alive(self) -> Array:
         """1 for a trajectory with at least one decision that counts, else 0: [B]."""
@@ -247,8 +262,7 @@ def _hint(missing: list[str]) -> str:
 
 
 def _check(d: Decisions) -> None:
-    arrays = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
-    arrays = [(name, a) for name, a in arrays if a is not None]
+    arrays = _arrays(d)
     for name, a in arrays:
         if not is_array(a):
             raise TightreinError(
@@ -288,5 +302,9 @@ def _check_shapes(d: Decisions, arrays: list[tuple[str, Array]]) -> None:
 
 
 def _two_dimensional(d: Decisions) -> list[tuple[str, Array]]:
-    named = [(f.name, getattr(d, f.name)) for f in fields(d) if f.name not in _DISTRIBUTIONS]
-    return [(name, a) for name, a in named if a is not None and len(a.shape) == 2 and name not in _NOT_IN_TIME]
+    return [(name, a) for name, a in _arrays(d) if len(a.shape) == 2 and name not in _NOT_IN_TIME]
+
+
+def _arrays(d: Decisions) -> list[tuple[str, Array]]:
+    named = [(name, getattr(d, name)) for name in _ARRAYS]
+    return [(name, a) for name, a in named if a is not None]

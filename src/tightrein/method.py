@@ -39,6 +39,11 @@ class Source:
     differences: str = ""
     reconstruction: bool = False
 
+    @property
+    def warning(self) -> str:
+        """What a user is told wherever the method is shown or trained; empty where its source was read in full."""
+        return "a reconstruction: the source could not be read in full" if self.reconstruction else ""
+
 
 @dataclass(frozen=True)
 class Training(Part):
@@ -125,14 +130,31 @@ class Method(Part):
         found = {path: value.init(prompts) for path, value in self.walk() if isinstance(value, Part)}
         return {path: state for path, state in found.items() if state is not None}
 
-    def update(self, state: Mapping[str, Any] | None, decisions: Decisions, progress: Any = 0.0) -> State:
+    @property
+    def restless(self) -> bool:
+        """Whether part of the state moves with every gradient step."""
+        parts = dict(self.walk())
+        return any(parts[path].every_step for path in self._start)  # type: ignore[attr-defined]
+
+    def update(
+        self,
+        state: Mapping[str, Any] | None,
+        decisions: Decisions,
+        progress: Any = 0.0,
+        *,
+        every_step: bool | None = None,
+    ) -> State:
         """State of the next iteration, from Decisions evaluated under the policy after its update.
 
-        state: None is that of the start. progress: share of the training that is done by then, in [0, 1].
+        state: None is that of the start. progress: share of the training that is done by then, in [0, 1]. every_step:
+        True moves only what moves with every gradient step, False all else, None both.
         """
         parts = dict(self.walk())
         kept = self._state(state)
-        return {path: parts[path].update(kept[path], decisions, progress) for path in kept}
+        moves = {path for path in kept if every_step is None or parts[path].every_step == every_step}
+        return {
+            path: parts[path].update(kept[path], decisions, progress) if path in moves else kept[path] for path in kept
+        }
 
     def prepare(self, decisions: Decisions, state: Mapping[str, Any] | None = None) -> Decisions:
         """Rewards -> advantages: apply the reward, credit and selection parts, in that order.

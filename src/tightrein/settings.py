@@ -44,6 +44,7 @@ class Part:
     equation: ClassVar[str] = ""  # one line for `tightrein show`
     needs: ClassVar[frozenset[str]] = frozenset()  # fields of Decisions that it reads
     provides: ClassVar[frozenset[str]] = frozenset()  # fields of Decisions that it fills
+    every_step: ClassVar[bool] = False  # whether its state moves with every gradient step, not once an iteration
     _known: ClassVar[dict[str, type[Part]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -102,7 +103,8 @@ class Part:
     def update(self, state: Any, decisions: Any, progress: Any) -> Any:
         """State of the next iteration; only called where there is a state.
 
-        decisions: evaluated under the policy after its update. progress: share of the training done, in [0, 1].
+        decisions: evaluated under the policy after its update; with `every_step` those of a gradient step, before it.
+        progress: share of the training done, in [0, 1].
         """
         raise NotImplementedError
 
@@ -135,14 +137,14 @@ class Part:
         """Return a copy with the settings at the given paths changed.
 
         A path may be shortened to its end ("epsilon") while that is unambiguous. Strings are read as the
-        type of the field; a part is replaced by a part or by the class name of one.
+        type of the field; a part is replaced by a part or by the class name of one, a tuple of parts by a tuple.
 
         Raises TightreinError for an unknown or ambiguous path, naming the nearest, and for a bad value.
         """
         result = self
         within = _settling.set(True)  # what fits together only when all is changed must not fail before
         try:
-            for path in sorted(changes, key=lambda p: p.count(".")):  # parts before what is inside them
+            for path in sorted(changes, key=self._depth):  # parts before what is inside them
                 result = result._set(result._resolve(path), changes[path])
         finally:
             _settling.reset(within)
@@ -153,9 +155,16 @@ class Part:
                     value.check()
         return result
 
+    def _depth(self, path: str) -> tuple[bool, int]:
+        """What is set first: what is outermost; and last what is only there once something else is set."""
+        try:
+            return False, self._resolve(path).count(".")
+        except TightreinError:
+            return True, path.count(".")
+
     def _resolve(self, path: str) -> str:
         known = [p for p, v in self.walk() if _is_setting(v)]
-        if path in known:
+        if path in known or self._holds_parts(path):
             return path
         ends = [p for p in known if p.endswith("." + path)]
         if len(ends) == 1:
@@ -165,7 +174,18 @@ class Part:
         near = nearest(path, known) or known[:8]
         raise TightreinError(f"there is no setting {path!r}", f"nearest: {', '.join(near)}")
 
+    def _holds_parts(self, path: str) -> bool:
+        """Whether the field at `path` is declared as a tuple of parts, which is replaced as a whole."""
+        name, _, rest = path.partition(".")
+        if rest:
+            child = getattr(self, name, None)
+            return isinstance(child, Part) and child._holds_parts(rest)
+        declared = {f.name: re.match(r"tuple\[(\w+)", str(f.type)) for f in dataclasses.fields(self)}.get(name)
+        return declared is not None and declared[1] in Part._known
+
     def _set(self, path: str, value: Any) -> Self:
+        if self._holds_parts(path) and "." not in path:
+            return self.replace(**{path: _read_parts(path, value)})
         name, child = next((n, c) for n, c in self.children() if path == n or path.startswith(n + "."))
         field = name.split(".")[0]
         declared = str({f.name: f.type for f in dataclasses.fields(self)}[field])
@@ -229,6 +249,12 @@ def _read_part(path: str, declared: str, old: Any, new: Any) -> Part:
     if isinstance(new, str) and new in choices:
         return _make(choices[new])
     raise unknown(f"{family.__name__} (for {path})", new if isinstance(new, str) else type(new).__name__, choices)
+
+
+def _read_parts(path: str, new: Any) -> tuple[Part, ...]:
+    if isinstance(new, tuple) and all(isinstance(part, Part) for part in new):
+        return new
+    raise TightreinError(f"{path} is {new!r}, but holds a tuple of parts", f"in Python, {path}=(SomePart(), ...)")
 
 
 def _make(cls: type[Part]) -> Part:

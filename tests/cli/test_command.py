@@ -62,6 +62,8 @@ def test_show_has_everything_of_a_method(key, capsys):
     assert method.title in text
     assert method.source.arxiv in text
     assert f"confidence {method.source.confidence}" in text
+    assert method.source.warning in text
+    assert bool(method.source.warning) == method.source.reconstruction
     assert " ".join(method.source.differences.split()) in text
     assert all(f"{path}={value}" in text for path, value in method.settings().items() if path.count("."))
     assert all(str(relation) in text for relation in method.relations)

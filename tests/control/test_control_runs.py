@@ -161,3 +161,8 @@ def test_metrics_lines_carry_the_steps_of_their_seed(tmp_path: Path) -> None:
     assert [(row["step"], row["seed"]) for row in rows if row["step"] == 160] == [(160, 0), (160, 1)]
     assert rows[-1]["step"] == 320
     assert "eval_return" in rows[-1]
+
+
+def test_training_a_reconstruction_says_so() -> None:
+    assert compose(ControlConfig(method="r2vpo"))[1][0].startswith("r2vpo is a reconstruction")
+    assert not any("reconstruction" in note for note in compose(ControlConfig(method="spo"))[1])

@@ -46,7 +46,7 @@ def test_settings_rebuild_the_method(key: str) -> None:
 def test_variants_are_settings_too() -> None:
     assert tr.method("ppo_clip", variant="released").step.max_grad_norm == 0.5
     assert tr.method("ppo_clip").step.max_grad_norm is None
-    assert tr.method("cispo", variant="released", cap=1.5).objective.surrogate.cap == 1.5
+    assert tr.method("cispo", variant="released", cap=1.5).objective.surrogate.weight.cap == 1.5
 
 
 @pytest.mark.parametrize("key", tr.methods())

@@ -105,3 +105,15 @@ def test_flags_and_scores_without_an_effect_are_remarked_on():
 
 def test_the_example_in_the_help_works_with_the_default_method():
     assert compose(LanguageConfig(set=("objective.surrogate.bounds.low=0.1",)))[0].objective.surrogate.bounds.low == 0.1
+
+
+def test_training_a_reconstruction_says_so():
+    assert compose(LanguageConfig(method="r2vpo"))[1][0].startswith("r2vpo is a reconstruction")
+    assert not any("reconstruction" in note for note in compose(LanguageConfig(method="grpo"))[1])
+
+
+def test_a_comparison_needs_more_than_one_answer():
+    for changes in ({"method": "rloo"}, {"method": "grpo", "set": ("credit=LeaveOneOut",)}, {"method": "dapo"}):
+        with pytest.raises(TightreinError, match="compares the answers to a prompt"):
+            compose(LanguageConfig(group_size=1, **changes))
+    compose(LanguageConfig(method="grpo", group_size=1))  # the reward itself is the advantage

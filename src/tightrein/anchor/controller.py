@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..arrays import Array, atleast, namespace
+from ..arrays import Array, atleast, clip, namespace
 from ..settings import Part, setting
 
 
@@ -67,6 +67,25 @@ class AdaptiveKL(Controller):
 
 
 @dataclass(frozen=True)
+class ProportionalKL(Controller):
+    """Raises the coefficient in proportion to how far the divergence is above its target, lowers it below.
+
+    The relative error counts for no more than `most`; verl's rate is (answers of an update) / horizon. Source:
+    D. Ziegler et al., arXiv 1909.08593, section 2.2.
+    """
+
+    equation = "beta <- beta (1 + rate clip( d / target - 1, -most, most ))"
+    adaptive = True
+    target: float = setting(0.1, above=0)
+    rate: float = setting(0.1, above=0)
+    most: float = setting(0.2, above=0)
+
+    def next(self, beta: Array, divergence: Array, progress: Array) -> Array:
+        """See Controller."""
+        return beta * (1 + self.rate * clip(divergence / self.target - 1, -self.most, self.most))
+
+
+@dataclass(frozen=True)
 class DualAscent(Controller):
     """The multiplier of the constraint that the divergence stays below `target`, moved by gradient ascent."""
 
@@ -103,6 +122,7 @@ class AdamDual(Controller):
 
     equation = "beta <- max(0, beta - Adam[ bound - factor d ])"
     adaptive = True
+    every_step = True
     bound: float = setting(0.2, above=0)
     factor: float = setting(2.0, above=0)
     learning_rate: float = setting(0.01, above=0)

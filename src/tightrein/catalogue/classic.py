@@ -141,10 +141,12 @@ DUAL_CLIP_PPO = PPO_CLIP.replace(
     title="PPO that also limits what a runaway ratio of a bad decision can cost",
     source=Source(
         "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", 2019, "1912.09729",
-        code="verl compute_policy_loss_vanilla (clip_ratio_c)", differences="the cost limit of 3 is verl's.",
+        code="verl compute_policy_loss_vanilla (clip_ratio_c)",
+        differences="the cost limit of 3 is verl's. Variant 'two_sided': INTELLECT-2 (2505.07291; TRL's delta) cuts the "
+        "ratio at 4 before the pessimistic choice, which is the same.",
     ),
     objective=PPO_CLIP.objective.replace(surrogate=Clip(dual=3.0)),
-    variants=(),
+    variants=(("two_sided", (("objective.surrogate.dual", 4.0),)),),
     relations=(Limit("ppo_clip", setting="objective.surrogate.dual", to=math.inf),),
 )  # fmt: skip
 

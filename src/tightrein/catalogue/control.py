@@ -2,6 +2,88 @@
 
 from __future__ import annotations
 
-from ..method import Method
+from ..credit import GAE
+from ..method import Method, Source, Training
+from ..objective.decoupled import DecoupledKL
+from ..objective.dropout import PairDropout
+from ..objective.policy import LearnedDrift, PolicyObjective, TopHalf
+from ..objective.policy.learned import SILENT
+from ..objective.value import ValueLoss
+from ..relations import Bound, Equals, Limit
+from ..step import Adam
+from .classic import DPO_DRIFT, PPO_CLIP
 
-METHODS: tuple[Method, ...] = ()
+_PLAIN = {"objective.surrogate": "Importance"}
+
+LPO_DRIFT = DPO_DRIFT.replace(
+    key="lpo_drift",
+    title="Learnt Policy Optimisation: a drift found by meta-learning",
+    source=Source(
+        paper="Discovered Policy Optimisation",
+        year=2022,
+        arxiv="2210.05639",
+        code="luchris429/discovered-policy-optimisation dpo/brax_drift.py compute_drift_loss",
+        differences="the drift networks of the paper, of 128 units, are not released. The one here has 4 units and was "
+        "fitted to the closed form that the authors distilled from theirs, dpo_drift, which it meets to 5e-4 on "
+        "average; give your own as LearnedDrift(units). Variant 'ppo_start' is where their meta-learning starts.",
+    ),
+    objective=DPO_DRIFT.objective.replace(surrogate=LearnedDrift(), value=ValueLoss(coef=0.5)),
+    variants=(("ppo_start", (("objective.surrogate", LearnedDrift(SILENT, warm=0.2)),)),),
+    relations=(
+        Bound("lpo_drift", theirs=_PLAIN),
+        Equals("lpo_drift", "gradient", theirs=_PLAIN, on="the old policy"),
+        Limit(
+            "ppo_clip", mine={"objective.surrogate": LearnedDrift(SILENT, warm=0.2), "objective.standardise": False},
+            setting="objective.surrogate.slack", to=0.0,
+        ),
+    ),
+)  # fmt: skip
+
+DPPO_DROPOUT = PPO_CLIP.replace(
+    key="dppo_dropout",
+    title="PPO that drops what makes its surrogate's variance large",
+    source=Source(
+        paper="Dropout Strategy in Reinforcement Learning: Limiting the Surrogate Objective Variance in Policy "
+        "Optimization Methods",
+        year=2023,
+        arxiv="2310.20380",
+        read="excerpt",
+        confidence="low",
+        reconstruction=True,
+        differences="abstract, introduction and a summary of the paper were read: a bound on the variance of the "
+        "surrogate, and that data with a small value of the term between pairs is dropped. That term, the two parts by "
+        "its sign and the share of 0.2 are filled in; no code is known. Variant 'whole' drops a share of all.",
+    ),
+    objective=PPO_CLIP.objective.replace(correction=PairDropout()),
+    training=Training(epochs=4, minibatches=4, envs=8, rollout=128),
+    variants=(("whole", (("objective.correction.by_sign", False),)),),
+    relations=(Equals("ppo_clip", mine={"objective.correction.fraction": 0.0}),),
+)
+
+VMPO = Method(
+    key="vmpo",
+    title="V-MPO: on-policy maximum a posteriori policy optimization",
+    home="control",
+    source=Source(
+        paper="V-MPO: On-Policy Maximum a Posteriori Policy Optimization for Discrete and Continuous Control",
+        year=2019,
+        arxiv="1909.12238",
+        code="Matt00n/PolicyGradientsJax vmpo.py compute_vmpo_loss",
+        confidence="medium",
+        differences="a third party's code was read, and the paper's abstract. That code measures the KL from the "
+        "present policy to itself, so that it is 0 and has no gradient; here, as in the paper, it is from the policy "
+        "that sampled. The median is that of a minibatch. For actions that are vectors the code starts with "
+        "objective.trust.controller.coef=1. The widths and the schedule are the code's.",
+    ),
+    credit=GAE(),
+    objective=PolicyObjective(surrogate=TopHalf(), trust=DecoupledKL(), value=ValueLoss(coef=1.0)),
+    step=Adam(learning_rate=3e-4, max_grad_norm=0.5, anneal=True),
+    training=Training(epochs=10, minibatches=8, envs=8, rollout=256),
+    variants=(("vectors", (("objective.trust.controller.coef", 1.0),)),),
+    relations=(
+        Bound("vmpo", theirs={"objective.trust": None}),
+        Equals("vmpo", "gradient", theirs={"objective.trust": None}, on="the old policy"),
+    ),
+)
+
+METHODS: tuple[Method, ...] = (LPO_DRIFT, DPPO_DROPOUT, VMPO)

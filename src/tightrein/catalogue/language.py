@@ -6,7 +6,7 @@ from ..credit import GroupCentred, GroupNormalised, LeaveOneOut
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanTokenSumNorm, TokenMean
 from ..objective.divergence import ReferenceKL
-from ..objective.policy import SAPO, Cispo, Clip, PolicyGradient, PolicyObjective, Widths
+from ..objective.policy import SAPO, Clip, PolicyGradient, PolicyObjective, RatioWeight, Score, Widths
 from ..objective.ratio import SequenceMeanRatio, SequenceProductRatio
 from ..relations import Equals, Limit
 from ..reward import KLInReward, SoftOverlong
@@ -122,10 +122,10 @@ CISPO = Method(
         "both sides: variant 'released'.",
     ),
     credit=GroupNormalised(),
-    objective=PolicyObjective(surrogate=Cispo(), aggregate=TokenMean()),
+    objective=PolicyObjective(surrogate=Score(RatioWeight(cap=5.0)), aggregate=TokenMean()),
     step=_STEP,
     training=Training(group_size=8),
-    variants=(("released", (("objective.surrogate", Cispo(cap=1.2, floor=0.8)),)),),
+    variants=(("released", (("objective.surrogate.weight", RatioWeight(cap=1.2, floor=0.8)),)),),
     relations=(
         Equals("dapo", "gradient", on="the old policy"),
         Equals("dapo", "gradient", mine={"cap": 1e9}, theirs={"objective.surrogate": "Importance"}),

@@ -38,8 +38,8 @@ def print_method(key: str, variant: str) -> None:
     console = _console()
     text = require("rich.text", "cli").Text
     console.print(text.assemble((method.key, "bold cyan"), "  ", (method.title, "bold")))
-    if method.source.reconstruction:
-        console.print(text("a reconstruction: the source could not be read in full", style="bold yellow"))
+    if method.source.warning:
+        console.print(text(method.source.warning, style="bold yellow"))
     console.print()
     facts = require("rich.table", "cli").Table.grid(padding=(0, 3))
     for label, value in _about(method, variant):

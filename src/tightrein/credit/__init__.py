@@ -1,22 +1,29 @@
 """Credit: rewards -> advantages."""
 
+from .conflict import ConflictAware
 from .demonstrated import Demonstrated, Mixed
 from .gae import GAE, LengthAdaptiveGAE
-from .group import GroupCentred, GroupNormalised, LeaveOneOut
+from .group import GroupCentred, GroupNormalised, InformativeScaled, LeaveOneOut
 from .smooth import SmoothStandardised
+from .tempered import EntropyTargeted
+from .tokens import TokenNormalised
 from .tracker import BetaTracker
 from .turns import MonteCarloValues, TurnGAE
 
 __all__ = [
     "GAE",
     "BetaTracker",
+    "ConflictAware",
     "Demonstrated",
+    "EntropyTargeted",
     "GroupCentred",
     "GroupNormalised",
+    "InformativeScaled",
     "LeaveOneOut",
     "LengthAdaptiveGAE",
     "Mixed",
     "MonteCarloValues",
     "SmoothStandardised",
+    "TokenNormalised",
     "TurnGAE",
 ]

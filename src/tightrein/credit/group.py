@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays import Array, atleast, group_sum, namespace, stop_gradient, zero_where_masked
+from ..arrays import Array, atleast, clip, group_sum, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
+from ..errors import TightreinError
 from ..settings import setting
 from .base import Credit
 
@@ -60,6 +62,7 @@ class GroupCentred(Credit):
 
     equation = "A_i = R_i - mean_g"
     needs = frozenset({"reward", "group"})
+    least = 2  # answers to a prompt below which nothing is learned
 
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
@@ -75,8 +78,50 @@ class LeaveOneOut(Credit):
 
     equation = "A_i = R_i - mean of the others = G/(G-1) (R_i - mean_g)"
     needs = frozenset({"reward", "group"})
+    least = 2  # see GroupCentred
 
     def __call__(self, d: Decisions, state: Any = None) -> Decisions:
         """See Credit."""
         centred, size, _ = moments(d)
         return spread(d, centred * size / atleast(size - 1, 1))
+
+
+@dataclass(frozen=True)
+class InformativeScaled(Credit):
+    """Another credit's advantages times the share of groups that teach, inverted: a batch weighs the same with fewer.
+
+    A group teaches where its rewards differ. The factor is at most `cap`, and 1 where no group does. Sources: GPG,
+    arXiv 2504.02546 (no cap); CPGD, arXiv 2505.12504 (cap 3).
+    """
+
+    equation = "A times min( groups / groups with std_g(R) > 0, cap )"
+    credit: Credit = GroupCentred()
+    cap: float = setting(math.inf, at_least=1)
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What the other reads, and the rewards of the groups."""
+        return self.credit.needs | {"reward", "group"}
+
+    def check(self) -> None:
+        """See Part: what remembers prompts is no comparison within groups."""
+        if self.credit.init(1) is not None:
+            raise TightreinError(
+                f"InformativeScaled scales advantages of groups, and {type(self.credit).__name__} compares no group",
+                "set credit.credit=GroupCentred, or leave InformativeScaled out",
+            )
+
+    def __call__(self, d: Decisions, state: Any = None) -> Decisions:
+        """See Credit."""
+        scaled = self.credit(d)
+        return scaled.replace(advantage=scaled.advantage * self.factor(d))
+
+    def factor(self, d: Decisions) -> Array:
+        """Groups over groups with different rewards, at most `cap` (a scalar)."""
+        _, size, deviation = moments(d)
+        xp = namespace(size)
+        each = d.alive() / atleast(size, 1)  # the answers of a group make 1
+        teaching = xp.sum(zero_where_masked(each, deviation > 0))
+        none = teaching == 0
+        factor = xp.sum(each) / xp.where(none, xp.ones_like(teaching), teaching)
+        return xp.where(none, xp.ones_like(factor), clip(factor, 1, self.cap))

@@ -34,6 +34,13 @@ def flags(config: Any, method: Method) -> dict[str, Any]:
     return {path: value for path, value in named.items() if value is not None}
 
 
+def doubts(method: Method) -> list[str]:
+    """Notes on a method whose formulas are not all its authors'."""
+    if not method.source.warning:
+        return []
+    return [f"{method.key} is {method.source.warning}; `tightrein show {method.key}` says what was filled in"]
+
+
 def check_supplied(
     method: Method, engine: str, prepared: frozenset[str], given: frozenset[str], remedies: Mapping[str, str]
 ) -> None:

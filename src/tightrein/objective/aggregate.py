@@ -6,7 +6,7 @@ batch can be taken before it is split, and the pieces then add up to the whole e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..arrays import Array, atleast, namespace
 from ..decisions import Decisions
@@ -21,12 +21,6 @@ def _count(mask: Array) -> Array:
 
 def _lengths(mask: Array) -> Array:
     return atleast(namespace(mask).sum(mask, axis=1, keepdims=True), 1)
-
-
-def _rows(mask: Array) -> Array:
-    """Number of trajectories that have a decision at all."""
-    xp = namespace(mask)
-    return atleast(xp.sum(xp.astype(xp.any(mask != 0, axis=1), mask.dtype)), 1)
 
 
 @dataclass(frozen=True)
@@ -65,29 +59,46 @@ class TokenSum(Aggregation):
 
 
 @dataclass(frozen=True)
-class SeqMeanTokenSum(Aggregation):
+class SeqMean(Aggregation):
+    """Base of the means over trajectories.
+
+    `empty` counts trajectories without a decision too, as TRL does: what a selection drops then still shrinks the loss.
+    """
+
+    empty: bool = field(default=False, kw_only=True)
+
+    def rows(self, mask: Array) -> Array | int:
+        """Number of trajectories in the mean."""
+        if self.empty:
+            return int(mask.shape[0])
+        xp = namespace(mask)
+        return atleast(xp.sum(xp.astype(xp.any(mask != 0, axis=1), mask.dtype)), 1)
+
+
+@dataclass(frozen=True)
+class SeqMeanTokenSum(SeqMean):
     """Mean over trajectories of their summed loss: longer answers weigh more."""
 
     equation = "sum_i S_i / N"
 
     def weights(self, mask: Array) -> Array:
         """See Aggregation."""
-        return mask / _rows(mask)
+        return mask / self.rows(mask)
 
 
 @dataclass(frozen=True)
-class SeqMeanTokenMean(Aggregation):
+class SeqMeanTokenMean(SeqMean):
     """Mean over trajectories of their mean loss: every answer weighs alike (GRPO's own; TRL `grpo`)."""
 
     equation = "sum_i (S_i / L_i) / N"
 
     def weights(self, mask: Array) -> Array:
         """See Aggregation."""
-        return mask / _lengths(mask) / _rows(mask)
+        return mask / _lengths(mask) / self.rows(mask)
 
 
 @dataclass(frozen=True)
-class SeqMeanTokenSumNorm(Aggregation):
+class SeqMeanTokenSumNorm(SeqMean):
     """Mean over trajectories of summed loss over a constant length (Dr. GRPO): no bias by length.
 
     `length` is the generation limit. It must be given: the width of the padded array would make the loss
@@ -104,7 +115,7 @@ class SeqMeanTokenSumNorm(Aggregation):
                 "aggregation SeqMeanTokenSumNorm needs its constant length",
                 "give the generation limit, for example tr.method('dr_grpo', length=1024) or --set length=1024",
             )
-        return mask / (_rows(mask) * self.length)
+        return mask / (self.rows(mask) * self.length)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Objective(Part):
 
 def detached(d: Decisions) -> Decisions:
     """The same Decisions without gradients, for figures about them."""
-    moving = {n: getattr(d, n) for n in ("logp", "value", "entropy")}
+    moving = {n: getattr(d, n) for n in ("logp", "value", "entropy", "logp_masked")}
     constant = {n: stop_gradient(a) for n, a in moving.items() if a is not None}
     dist = d.dist
     if dist is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array, at_least_float32, clip, masked_mean, namespace
 from ..decisions import Decisions
+from ..errors import TightreinError
 from ..settings import Part, setting
 from .covariance import covariance, top_share
 from .ratio import ProximalRatio, Ratio, TokenRatio
@@ -34,8 +35,8 @@ class TruncatedImportance(Correction):
 
     `level` forms the weight of a decision (TokenRatio), of a trajectory (SequenceProductRatio), or its geometric mean
     (SequenceMeanRatio). `drop` gives weight 0, instead of the cap, to what lies beyond the bounds. `normalise`
-    divides by the mean weight. Source: F. Yao et al., "Your efficient RL framework secretly brings you off-policy
-    RL training" (2025).
+    divides by the mean weight, that of trajectories where each has one. Source: F. Yao et al., "Your efficient RL
+    framework secretly brings you off-policy RL training" (2025).
     """
 
     equation = "w = min( pi_old / pi_behaviour, cap )"
@@ -46,6 +47,21 @@ class TruncatedImportance(Correction):
     drop: bool = False
     normalise: bool = False
 
+    def check(self) -> None:
+        """See Part: something must be able to keep its weight."""
+        if self.floor > self.cap:
+            raise TightreinError(f"no weight is at least {self.floor} and at most {self.cap}", "give floor <= cap")
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """See Part: who sampled must not be made up for twice."""
+        if "logp_behaviour" not in objective.surrogate.needs:
+            return None
+        return (
+            f"{type(objective.surrogate).__name__} compares with the policy that sampled already, and "
+            "TruncatedImportance would count that twice",
+            "set objective.correction=none, or a ratio to the old policy",
+        )
+
     def __call__(self, d: Decisions, surrogate: Surrogate) -> Array:
         """See Correction."""
         weight = self.level(d.replace(logp=d.logp_old, logp_old=d.logp_behaviour))
@@ -53,7 +69,7 @@ class TruncatedImportance(Correction):
         if not self.normalise:
             return weight
         xp, mask = namespace(weight), d.weights()
-        mean = masked_mean(weight + xp.zeros_like(mask), mask)
+        mean = masked_mean(weight, mask if weight.shape == mask.shape else d.alive()[:, None])
         return weight / xp.where(mean > 0, mean, xp.ones_like(mean))
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..anchor.controller import AdaptiveKL, Constant, Controller
-from ..arrays import Array, clip, masked_extreme, masked_mean, namespace, stop_gradient, zero_where_masked
+from ..arrays import (
+    LOG_RATIO_LIMIT,
+    Array,
+    atleast,
+    clip,
+    masked_extreme,
+    masked_mean,
+    namespace,
+    stop_gradient,
+    zero_where_masked,
+)
 from ..decisions import Decisions, require
 from ..settings import Part, setting
 from .covariance import covariance, top_share
@@ -24,6 +35,10 @@ class Estimator(Part):
         """The estimate, elementwise."""
         raise NotImplementedError
 
+    def derivative(self, x: Array) -> Array:
+        """Its derivative by x, elementwise."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class K1(Estimator):
@@ -34,6 +49,10 @@ class K1(Estimator):
     def __call__(self, x: Array) -> Array:
         """See Estimator."""
         return x
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return namespace(x).ones_like(x)
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,10 @@ class K2(Estimator):
         """See Estimator."""
         return 0.5 * x**2
 
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return x
+
 
 @dataclass(frozen=True)
 class K3(Estimator):
@@ -56,8 +79,32 @@ class K3(Estimator):
     def __call__(self, x: Array) -> Array:
         """See Estimator."""
         # expm1 keeps the digits near 0 that exp(-x) - 1 would lose.
-        cut = clip(x, -20.0, 20.0)
+        cut = clip(x, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         return namespace(x).expm1(-cut) + cut
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return -namespace(x).expm1(-clip(x, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+@dataclass(frozen=True)
+class TruncatedK3(K3):
+    """k3 that goes on as a straight line where its slope in log q - log p is `steepest`. arXiv 2505.12504 (CPGD).
+
+    As a loss from samples of p it pulls no harder than that on a decision that q has made likely.
+    """
+
+    equation = "k3, d/dlogq = min( q/p - 1, steepest )"
+    steepest: float = setting(0.2, above=0)
+
+    def __call__(self, x: Array) -> Array:
+        """See Estimator."""
+        curved = atleast(x, -math.log1p(self.steepest))
+        return namespace(x).expm1(-curved) + curved + self.steepest * (curved - x)
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return atleast(super().derivative(x), -self.steepest)
 
 
 @dataclass(frozen=True)
@@ -88,6 +135,15 @@ class Divergence(Part):
     def __call__(self, d: Decisions) -> Array:
         """The divergence at each decision: [B, T]."""
         raise NotImplementedError
+
+    @property
+    def every_step(self) -> bool:  # type: ignore[override]
+        """See Part: as the controller says."""
+        return self.controller.every_step
+
+    def penalty(self, d: Decisions, state: Any) -> Array:
+        """What is added to the loss of each decision: [B, T]."""
+        return self.coefficient(state) * self(d)
 
     def coefficient(self, state: Any) -> Array:
         """The coefficient that `state` holds (None: the controller's first)."""
@@ -149,16 +205,77 @@ class ExactNewKL(Divergence):
 
 
 @dataclass(frozen=True)
-class SampledOldKL(Divergence):
-    """KL(pi_old || pi) estimated from the sampled decisions, where whole distributions are not at hand."""
+class SampledKL(Divergence):
+    """Base of the estimates from the sampled decisions, where whole distributions are not at hand."""
 
-    equation = "+ beta k(logp_old - logp)"
     needs = frozenset({"logp", "logp_old"})
-    estimator: Estimator = K3()
 
     def __call__(self, d: Decisions) -> Array:
         """See Divergence."""
-        return self.estimator(-log_ratio(d))
+        return self.of(log_ratio(d))
+
+    def of(self, log_r: Array) -> Array:
+        """The estimate as a function of the log-ratio, elementwise."""
+        raise NotImplementedError
+
+    def derivative(self, log_r: Array) -> Array:
+        """Its derivative by the log-ratio, elementwise."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SampledOldKL(SampledKL):
+    """KL(pi_old || pi). As a loss, K1 and K3 have the expected gradient of that KL; arXiv 2505.17508 (RPG) has both."""
+
+    equation = "+ beta k(logp_old - logp)"
+    estimator: Estimator = K3()
+
+    def of(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        return self.estimator(-log_r)
+
+    def derivative(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        return -self.estimator.derivative(-log_r)
+
+
+@dataclass(frozen=True)
+class SampledNewKL(SampledKL):
+    """KL(pi || pi_old), each decision of the old policy weighed by its ratio. arXiv 2505.17508 (RPG).
+
+    As a loss, K1 and K3 have the expected gradient of that KL: with K1 the distributions are taken to sum to 1, with
+    K3 they need not.
+    """
+
+    equation = "+ beta r k(logp - logp_old)"
+    estimator: Estimator = K3()
+
+    def of(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        x = clip(log_r, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return namespace(x).exp(x) * self.estimator(x)
+
+    def derivative(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        x = clip(log_r, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return namespace(x).exp(x) * (self.estimator(x) + self.estimator.derivative(x))
+
+
+@dataclass(frozen=True)
+class SampledSymmetricKL(SampledKL):
+    """The mean of KL(pi || pi_old) and KL(pi_old || pi), called JS by RPG's code. arXiv 2505.17508."""
+
+    equation = "+ beta (r - 1) log r / 2"
+
+    def of(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        x = clip(log_r, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return 0.5 * x * namespace(x).expm1(x)
+
+    def derivative(self, log_r: Array) -> Array:
+        """See SampledKL."""
+        x = clip(log_r, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return 0.5 * (namespace(x).expm1(x) + x * namespace(x).exp(x))
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ _FINITE = 1e9  # log-probabilities of -inf become this, so that two impossible d
 
 def log_difference(logp: Array, other: Array, mask: Array) -> Array:
     """logp - other where mask = 1, else 0; no gradient into `other`, finite for infinite log-probabilities: [B, T]."""
-    new = clip(zero_where_masked(at_least_float32(logp), mask), -_FINITE, _FINITE)
-    old = clip(zero_where_masked(at_least_float32(stop_gradient(other)), mask), -_FINITE, _FINITE)
-    return new - old
+    new, old = (clip(at_least_float32(x), -_FINITE, _FINITE) for x in (logp, stop_gradient(other)))
+    return zero_where_masked(new - old, mask)
 
 
 def log_ratio(d: Decisions) -> Array:
@@ -53,6 +52,10 @@ class Ratio(Part):
         """The ratio, [B, T] or, one for a whole trajectory, [B, 1]."""
         raise NotImplementedError
 
+    def log(self, d: Decisions) -> Array:
+        """Its logarithm, in the same shape."""
+        return namespace(d.logp).log(self(d))
+
     def average(self, x: Array, d: Decisions) -> Array:
         """Mean of `x` [B, T] over the decisions that share a ratio, in the ratio's shape."""
         raise NotImplementedError
@@ -66,7 +69,11 @@ class TokenRatio(Ratio):
 
     def __call__(self, d: Decisions) -> Array:
         """The ratio of each decision: [B, T]."""
-        return exp_limited(log_ratio(d))
+        return exp_limited(self.log(d))
+
+    def log(self, d: Decisions) -> Array:
+        """See Ratio."""
+        return log_ratio(d)
 
     def average(self, x: Array, d: Decisions) -> Array:
         """See Ratio: every decision has its own."""
@@ -85,9 +92,9 @@ class ProximalRatio(TokenRatio):
     equation = "r_t = (pi / pi_behaviour)^(1/d),   d/dlogp r_t = r_t"
     needs = frozenset({"logp", "logp_behaviour", "staleness"})
 
-    def __call__(self, d: Decisions) -> Array:
-        """The ratio to the proximal policy, of each decision: [B, T]."""
-        return exp_limited(log_difference(d.logp, d.logp_behaviour, d.weights()) - self._log_weight(d))
+    def log(self, d: Decisions) -> Array:
+        """See Ratio: that to the proximal policy, of each decision."""
+        return log_difference(d.logp, d.logp_behaviour, d.weights()) - self._log_weight(d)
 
     def weight(self, d: Decisions) -> Array:
         """The ratio of the proximal policy to the one that decided, without gradient: [B, T]."""

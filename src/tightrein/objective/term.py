@@ -25,6 +25,10 @@ class Term(Part):
         """
         raise NotImplementedError
 
+    def stats(self, d: Decisions, weights: Array) -> dict[str, Array]:
+        """Named scalars about the term, without gradient."""
+        return {self.named: self(d, weights)}
+
 
 @dataclass(frozen=True)
 class PositiveImitation(Term):

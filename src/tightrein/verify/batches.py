@@ -61,6 +61,7 @@ def _shown_otherwise(rng: np.random.Generator, made: Fields) -> Fields:
         "hidden": rng.standard_normal((*shape, 3)),
         "logp_masked": made["logp_behaviour"],
         "logp_tempered": np.stack([made["logp_old"] + 0.1, made["logp_old"] - 0.1], axis=-1),
+        "formula": rng.permuted(np.tile(np.arange(-1, 5), (len(tokens), 1)), axis=1)[:, :3],
     }
 
 

@@ -15,7 +15,7 @@ from .batches import PROMPTS, Fields
 from .checks import close, flat, outcome
 
 EXACT = 1e-11
-_INDICES = ("group", "prompt", "turn", "action", "token", "signature")
+_INDICES = ("group", "prompt", "turn", "action", "token", "signature", "formula")
 _WHOLE = (*_INDICES, "mask", "chosen", "demonstration")  # numbers that cannot be NaN
 
 
@@ -62,8 +62,8 @@ def _same(found: dict[str, Any], expected: dict[str, Any], rows: Any, what: str)
 
 def _padded(made: Fields, columns: int, rows: int) -> Fields:
     def one(name: str, x: Array) -> Array:
-        # scores and embeddings have an axis of their own in the place of time
-        across = 0 if name in ("scores", "embedding") else columns
+        # scores, embeddings and formulas have an axis of their own in the place of time
+        across = 0 if name in ("scores", "embedding", "formula") else columns
         width = [(0, rows)] + [(0, across)] * (x.ndim > 1) + [(0, 0)] * (x.ndim - 2)
         return np.pad(x, width, constant_values=0 if name in _WHOLE else np.nan)
 
@@ -100,7 +100,8 @@ def declared(key: str) -> None:
     prepared = method.prepare(
         batches.decisions({n: x for n, x in made.items() if n in {*method.prepare_needs, "logp", "mask"}}), state
     )
-    filled = {n: getattr(prepared, n) for n in ("mask", "advantage", "returns", "reward")}
+    made_here = frozenset[str]().union(*(part.provides for _, part in method._preparation()))
+    filled = {n: getattr(prepared, n) for n in {"mask", "advantage", "returns", "reward"} | made_here}
     known = made | {n: x for n, x in filled.items() if x is not None}
     given = {n: x for n, x in known.items() if n in {*method.needs, "mask"}}
     loss = method.loss(batches.decisions(given), state)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.control.config import ControlConfig
-from tightrein.engines.settings import check_step, check_supplied, flags
+from tightrein.engines.settings import check_step, check_supplied, doubts, flags
 from tightrein.errors import TightreinError
 from tightrein.objective.policy import PolicyObjective
 from tightrein.step import FixUp, NaturalGradient, Optimizer
@@ -48,7 +48,7 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
     _check(method, len(config.hidden))
     if isinstance(method.step, NaturalGradient) and (config.epochs or config.minibatches):
         notes = [*notes, "epochs and minibatches change nothing: the policy takes one step on the whole experience"]
-    return method, notes
+    return method, [*doubts(method), *notes]
 
 
 def _at_home(method: Any) -> tuple[Any, list[str]]:

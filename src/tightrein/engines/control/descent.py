@@ -73,6 +73,10 @@ class Descent:
         return self.rule.optax(self.updates, out_axes(parameters) if self.rule.per_matrix else None)
 
 
-def updated(method: Method, state: Any, network: ActorCritic, batch: Batch, progress: Array) -> Any:
-    """The method's state after the update of the policy."""
-    return method.update(state, evaluate(network, batch), progress) if method.stateful else state
+def updated(
+    method: Method, state: Any, network: ActorCritic, batch: Batch, progress: Array, stepped: bool = False
+) -> Any:
+    """The method's state after the update of the policy; stepped: what moves with every gradient step has moved."""
+    if not method.stateful:
+        return state
+    return method.update(state, evaluate(network, batch), progress, every_step=False if stepped else None)

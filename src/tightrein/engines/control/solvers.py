@@ -69,19 +69,24 @@ class Minibatches:
         parameters, unpack = self.descent.pack(network)
 
         def step(carry: Any, minibatch: Batch) -> tuple[Any, Array]:
-            def objective(p: Any) -> tuple[Array, None]:
-                return self.method.loss(evaluate(unpack(p), minibatch), state).value, None
+            parameters, optimizer, state = carry
 
-            parameters, optimizer, loss, _ = self.descent.step(objective, *carry)
-            return (parameters, optimizer), loss
+            def objective(p: Any) -> tuple[Array, Any]:
+                d = evaluate(unpack(p), minibatch)
+                return self.method.loss(d, state).value, d
+
+            parameters, optimizer, loss, d = self.descent.step(objective, parameters, optimizer)
+            if self.method.restless:
+                state = self.method.update(state, d, progress, every_step=True)
+            return (parameters, optimizer, state), loss
 
         def epoch(carry: Any, order: Array) -> tuple[Any, Array]:
             return jax.lax.scan(step, carry, batch.split(self.minibatches, order))
 
         shuffled = orders(key, self.epochs, batch.rows)
-        (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)
+        (parameters, optimizer, state), losses = jax.lax.scan(epoch, (parameters, optimizer, state), shuffled)
         network = unpack(parameters)
-        after = updated(self.method, state, network, batch, progress)
+        after = updated(self.method, state, network, batch, progress, self.method.restless)
         return Solved(network, optimizer, after, losses.mean(), self.descent.figures(optimizer))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import tightrein as tr
 from tightrein.engines.language.config import HEAD, LanguageConfig
 from tightrein.engines.language.games import GAMES
-from tightrein.engines.settings import check_step, check_supplied, flags
+from tightrein.engines.settings import check_step, check_supplied, doubts, flags
 from tightrein.errors import TightreinError
 from tightrein.step import Optimizer
 
@@ -25,8 +25,11 @@ EMBEDDED_ALPHA = 5.0
 
 # Fields of Decisions that this engine fills before `prepare`: of any experience, of answers of the policy, ...
 ALWAYS = frozenset(
-    {"logp_old", "logp_behaviour", "logp_ref", "entropy_old", "mask", "group", "prompt", "random", "bootstrap"}
-)
+    {
+        "logp_old", "logp_behaviour", "logp_ref", "entropy_old", "mask", "group", "prompt", "random", "bootstrap",
+        "token", "signature", "embedding", "hidden", "logp_tempered",
+    }
+)  # fmt: skip
 ANSWERED = frozenset({"reward", "scores", "truncated", "turn", "staleness", "drift"})
 PREPARED = {
     "rollouts": ALWAYS | ANSWERED,
@@ -34,7 +37,7 @@ PREPARED = {
     "demonstrations": ALWAYS | {"demonstration"},
     "pairs": ALWAYS | {"chosen"},
 }
-SEEN = frozenset({"logp", "entropy", "value"})  # at every gradient step
+SEEN = frozenset({"logp", "entropy", "value", "logp_masked"})  # at every gradient step
 WHOLE = frozenset({"dist", "dist_old", "action"})  # where a part says how many tokens to keep, or there are few
 PRETRAINING = 10  # updates of the critic alone on the embedded model, at most
 
@@ -70,7 +73,7 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
     _check(method, config)
-    return method, notes
+    return method, [*doubts(method), *notes]
 
 
 def with_length(method: Any, max_new_tokens: int) -> tuple[Any, list[str]]:
@@ -155,4 +158,10 @@ def _check(method: Any, config: LanguageConfig) -> None:
         raise TightreinError(
             f"{method.key} has no value estimate to train first",
             "set training.value_pretraining=0, or give it a value loss with objective.value.coef",
+        )
+    few = [type(p).__name__ for _, p in method.walk() if getattr(p, "least", 1) > method.training.group_size]
+    if few and method.experience == "rollouts":
+        raise TightreinError(
+            f"{few[0]} compares the answers to a prompt, and training.group_size is {method.training.group_size}",
+            "give --group-size 2 or more",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ from tightrein.engines.language.minibatches import minibatches
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.observe import Observer, Work
 from tightrein.errors import TightreinError
+from tightrein.objective.base import detached
 
 CHECKED = 8  # rows whose sampled log-probabilities are compared with a fresh forward pass
 
@@ -58,11 +60,11 @@ class Learner:
             TightreinError: a loss that is not finite; the parameters are still those of the step before.
         """
         work = self._prepared(batch, generator)
-        stats = [self._step(work.take(rows)) for rows in self._minibatches(work, generator)]
+        stats = [self._step(work.take(rows), progress) for rows in self._minibatches(work, generator)]
         if self._method.stateful:
             with torch.no_grad():
                 after = self._observer.now(work)
-            self.state = dict(self._method.update(self.state, after, progress))
+            self.state = dict(self._method.update(self.state, after, progress, every_step=False))
         return _means(stats)
 
     def fit_values(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
@@ -80,15 +82,16 @@ class Learner:
 
     def _prepared(self, batch: Batch, generator: torch.Generator) -> Work:
         work = self._observer.before(batch, generator)
-        return Work(work.samples, self._method.prepare(work.decisions, self.state), work.kept)
+        return dataclasses.replace(work, decisions=self._method.prepare(work.decisions, self.state))
 
     def _minibatches(self, work: Work, generator: torch.Generator) -> list[Tensor]:
         group, whole = work.decisions.group, self._method.objective.whole_groups
         each = (minibatches(group, self._plan.minibatches, generator, whole=whole) for _ in range(self._plan.epochs))
         return [rows for epoch in each for rows in epoch]
 
-    def _step(self, work: Work) -> dict[str, float]:
-        loss = self._method.loss(self._observer.now(work), self.state)
+    def _step(self, work: Work, progress: float) -> dict[str, float]:
+        d = self._observer.now(work)
+        loss = self._method.loss(d, self.state)
         value = float(loss.value.detach())
         if not math.isfinite(value):
             raise TightreinError(
@@ -104,6 +107,8 @@ class Learner:
             self.critic.step(scale)
         self.schedule.step()
         self._follow(self.schedule.last_epoch)
+        if self._method.restless:
+            self.state = dict(self._method.update(self.state, detached(d), progress, every_step=True))
         return {"loss": value, **self.optimizer.figures, **{name: float(x) for name, x in loss.stats.items()}}
 
     @torch.no_grad()

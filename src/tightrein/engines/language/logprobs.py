@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -60,46 +61,86 @@ class Kept:
 
 @dataclass(frozen=True)
 class View:
-    """What a model makes of the decisions in some rows: [B, T] each; the last three only where asked for."""
+    """What a model makes of the decisions in some rows: [B, T] each; but for two only where asked for.
+
+    hidden: [B, T, H]. embedding: [B, H]. tempered: [B, T, K].
+    """
 
     logp: Tensor
     entropy: Tensor
     value: Tensor | None = None
     dist: Categorical | None = None
     kept: Kept | None = None
+    hidden: Tensor | None = None
+    embedding: Tensor | None = None
+    tempered: Tensor | None = None
 
 
 def view(
     model: Any, ids: Tensor, attention: Tensor, span: int, temperature: float = 1.0, *, entropy_gradient: bool = False,
-    head: Callable[[Tensor], Tensor] | None = None, kept: Kept | Keeping | None = None,
+    head: Callable[[Tensor], Tensor] | None = None, kept: Kept | Keeping | None = None, hidden: bool = False,
+    embedding: bool = False, temperatures: Sequence[float] = (),
 ) -> View:  # fmt: skip
     """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions.
 
     attention: [B, L]. Probabilities are those of softmax(logits / temperature), in float32. The entropy carries a
     gradient only if asked for, as keeping what its backward needs costs memory. head: values from the hidden states
-    [B, T, H] of the positions at which the decisions are made. kept: the tokens of `dist`, or how many.
+    [B, T, H] of the positions at which the decisions are made. kept: the tokens of `dist`, or how many. hidden: those
+    states themselves. embedding: the mean state behind the tokens of the answer. temperatures: relative to
+    `temperature`, those of `tempered`.
     """
-    output = model(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=positions_of(attention),
-        use_cache=False,
-        logits_to_keep=span + 1,
-        **({} if head is None else {"output_hidden_states": True}),
-    )
+    with _output_layer(model, head is not None or hidden or embedding) as reads:
+        output = model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions_of(attention),
+            use_cache=False,
+            logits_to_keep=span + 1,
+        )
+    states = reads[-1][:, -span - 1 :] if reads else None
     everything = torch.log_softmax(output.logits[:, :-1].float() / temperature, -1)
     chosen = ids[:, -span:]
     if isinstance(kept, Keeping):
         kept = Kept.of(everything, chosen, kept)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(everything.exp() * everything).sum(-1)
+    logp = everything.gather(2, chosen[..., None])[..., 0]
     return View(
-        everything.gather(2, chosen[..., None])[..., 0],
+        logp,
         entropy,
-        None if head is None else head(output.hidden_states[-1][:, -span - 1 : -1]),
+        None if head is None or states is None else head(states[:, :-1]),
         None if kept is None else kept.distribution(everything),
         kept,
+        states[:, :-1].float() if hidden and states is not None else None,
+        _pooled(states[:, 1:], attention[:, -span:]) if embedding and states is not None else None,
+        torch.stack([_tempered(everything, logp, t) for t in temperatures], -1) if temperatures else None,
     )
+
+
+@contextmanager
+def _output_layer(model: Any, wanted: bool) -> Iterator[list[Tensor]]:
+    """What the model's output layer reads, the states of the last layer and of no other, pass after pass."""
+    reads: list[Tensor] = []
+    if not wanted:
+        yield reads
+        return
+    layer = model.get_output_embeddings()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0]))
+    try:
+        yield reads
+    finally:
+        hook.remove()
+
+
+def _pooled(states: Tensor, present: Tensor) -> Tensor:
+    """Mean of states [B, T, H] where present [B, T]: [B, H]."""
+    weights = present[..., None].float()
+    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _tempered(everything: Tensor, logp: Tensor, temperature: float) -> Tensor:
+    """log-softmax(everything / temperature) of the tokens chosen, of which `logp` [B, T] is that at 1: [B, T]."""
+    return logp / temperature - (everything / temperature).logsumexp(-1)
 
 
 @torch.no_grad()

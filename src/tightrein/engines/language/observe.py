@@ -13,29 +13,41 @@ from tightrein.anchor.reference import Frozen
 from tightrein.engines.language.critic import Critic
 from tightrein.engines.language.experience import Batch, fields_of, take
 from tightrein.engines.language.logprobs import Keeping, Kept, View, view, view_all
+from tightrein.engines.language.masking import masking_of
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.sampling import Samples
+from tightrein.errors import TightreinError
 
 
 @dataclass(frozen=True)
 class Work:
-    """A batch with all that the method reads of it, for the length of an update."""
+    """A batch with all that the method reads of it, for the length of an update.
+
+    masked: the same answers to prompts of which a part is hidden, where the method looks at these too.
+    """
 
     samples: Samples
     decisions: tr.Decisions
-    kept: Kept | None
+    kept: Kept | None = None
+    masked: Samples | None = None
 
     def take(self, rows: Tensor) -> Work:
         """The part of it in these rows."""
         kept = None if self.kept is None else self.kept.take(rows)
-        return Work(self.samples.take(rows), take(self.decisions, rows), kept)
+        masked = None if self.masked is None else self.masked.take(rows)
+        return Work(self.samples.take(rows), take(self.decisions, rows), kept, masked)
 
 
 EVERYTHING = Keeping(2**31, 2.0)
+# Fields that one forward pass of the old policy fills, and what `view` calls them.
+OF_THE_OLD = {
+    "value_old": "value", "dist_old": "dist", "entropy_old": "entropy", "hidden": "hidden", "embedding": "embedding",
+    "logp_tempered": "tempered",
+}  # fmt: skip
 
 
 class Observer:
-    """Fills the fields of Decisions that the method reads and that come from a model.
+    """Fills the fields of Decisions that the method reads and that come from a model or from the tokens.
 
     reference: gives `logp_ref`. critic: gives `value` and `value_old`. Both only where the method reads these.
     """
@@ -49,6 +61,8 @@ class Observer:
         self.moves = reference is not None and not isinstance(method.anchor, Frozen)
         kept = [part for _, part in method.walk() if getattr(part, "top_k", 0)]
         self._keeping = Keeping(max(p.top_k for p in kept), max(p.mass for p in kept)) if kept else EVERYTHING
+        self._temperatures = temperatures_of(method)
+        self._masking = masking_of(method)
 
     def before(self, batch: Batch, generator: torch.Generator) -> Work:
         """The batch with what is read of the policy as it is before the first step, and of the reference.
@@ -59,18 +73,31 @@ class Observer:
         d, kept, missing = batch.decisions, None, self._wanted - fields_of(batch.decisions).keys()
         if "random" in missing:
             d = d.replace(random=torch.rand(batch.samples.mask.shape, generator=generator).to(self._policy.device))
+        if "token" in missing:
+            d = d.replace(token=batch.samples.completions)
+        if "signature" in missing:
+            d = d.replace(signature=signatures(self._policy, batch.samples))
         if "logp_ref" in missing:
             d = d.replace(logp_ref=self._referred(batch.samples))
         apart = {"logp_old", "logp_behaviour"} <= self._wanted
         unknown = bool({"logp_old", "logp_behaviour"} & self._wanted) and bool(batch.written.any())
-        if apart or unknown or missing & {"value_old", "dist_old", "entropy_old"}:
+        if apart or unknown or missing & OF_THE_OLD.keys():
             seen = view_all(
                 self._policy.model, batch.samples, self._temperature,
                 head=self._critic if "value_old" in missing else None,
                 kept=self._keeping if "dist_old" in missing else None,
+                hidden="hidden" in missing, embedding="embedding" in missing,
+                temperatures=self._temperatures if "logp_tempered" in missing else (),
             )  # fmt: skip
             d, kept = self._with_old(batch, d, seen, apart), seen.kept
-        return Work(batch.samples, d, kept)
+        if self._masking is None:
+            return Work(batch.samples, d, kept)
+        masked = self._masking(batch.samples, self._policy, generator)
+        if self._masking.through:
+            return Work(batch.samples, d, kept, masked)
+        return Work(
+            batch.samples, d.replace(logp_masked=view_all(self._policy.model, masked, self._temperature).logp), kept
+        )
 
     def now(self, work: Work) -> tr.Decisions:
         """The decisions with what the present policy makes of them; it carries the gradient."""
@@ -80,6 +107,10 @@ class Observer:
             entropy_gradient="entropy" in self._needs, head=self._critic if "value" in self._needs else None,
         )  # fmt: skip
         now = work.decisions.replace(logp=seen.logp, entropy=seen.entropy, value=seen.value, dist=seen.dist)
+        if work.masked is not None:
+            m = work.masked
+            again = view(self._policy.model, m.ids, m.attention, m.mask.shape[1], self._temperature)
+            now = now.replace(logp_masked=again.logp)
         return now.replace(logp_ref=self._referred(s)) if self.moves else now
 
     def _referred(self, samples: Samples) -> Tensor:
@@ -87,7 +118,7 @@ class Observer:
 
     def _with_old(self, batch: Batch, d: tr.Decisions, seen: View, apart: bool) -> tr.Decisions:
         have = fields_of(d).keys()
-        found: dict[str, Any] = {"value_old": seen.value, "dist_old": seen.dist, "entropy_old": seen.entropy}
+        found: dict[str, Any] = {name: getattr(seen, called) for name, called in OF_THE_OLD.items()}
         if seen.value is not None:
             found["bootstrap"] = torch.zeros_like(batch.written)  # an answer that the limit cut is over, too
         if seen.kept is not None:
@@ -98,3 +129,23 @@ class Observer:
             sampled = seen.logp if apart and name == "logp_old" else batch.samples.logp
             found[name] = torch.where(written, seen.logp, sampled)
         return d.replace(**found)
+
+
+def temperatures_of(method: Any) -> tuple[float, ...]:
+    """The temperatures, relative to the run's own, at which a part of the method wants the old policy."""
+    asked = {tuple(part.temperatures) for _, part in method.walk() if getattr(part, "temperatures", ())}
+    if len(asked) > 1:
+        raise TightreinError(f"parts of {method.key} ask for different temperatures", "give them the same")
+    return next(iter(asked), ())
+
+
+def signatures(policy: Policy, samples: Samples) -> Tensor:
+    """A number for each answer of the batch, the same where what the model wrote reads the same: [B].
+
+    White space at the ends, and how much of it stands between words, makes no difference.
+    """
+    rows = zip(samples.completions.tolist(), samples.mask.tolist(), strict=True)
+    own = [[token for token, mine in zip(ids, mask, strict=True) if mine] for ids, mask in rows]
+    texts = [" ".join(text.split()) for text in policy.tokenizer.batch_decode(own, skip_special_tokens=True)]
+    number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return torch.tensor([number[text] for text in texts], device=samples.mask.device)

@@ -43,15 +43,18 @@ class Collector:
     steps: str = "newline"
 
     def collect(self, stream: Prompts, generator: torch.Generator) -> Batch:
-        """A batch of `prompts` groups; with dynamic sampling as many of them as its rounds find."""
-        rounds = max((getattr(part, "rounds", 1) for part in self.method.selection), default=1)
+        """A batch of `prompts` groups; with dynamic sampling as many of them as its rounds find, or filled up."""
+        asking = [part for part in self.method.selection if getattr(part, "rounds", 1) > 1]
+        rounds = max((part.rounds for part in asking), default=1)
+        fill = any(isinstance(part, tr.parts.ThresholdResampling) for part in asking)
+        wanted = self.prompts * min((getattr(part, "share", 1.0) for part in asking), default=1.0)
         found: list[_Round] = []
         kept = 0
-        while kept < self.prompts and len(found) < rounds:
+        while kept < wanted and len(found) < rounds:
             one = self._round(stream(self.prompts), generator, first_group=len(found) * self.prompts)
             found.append(one)
             kept += len(one.useful) if rounds > 1 else self.prompts
-        rows = _rows(found, self.prompts * self.group_size) if rounds > 1 else None
+        rows = _rows(found, self.prompts * self.group_size, fill) if rounds > 1 else None
         return self._valued(self._together(found, rows), [p for one in found for p in one.problems], rows, generator)
 
     def _round(self, drawn: list[tuple[int, Problem]], generator: torch.Generator, first_group: int) -> _Round:
@@ -80,7 +83,7 @@ class Collector:
         keep = torch.ones_like(decisions.group, dtype=torch.bool)
         for part in self.method.selection:
             if getattr(part, "rounds", 1) > 1:
-                keep = keep & part.keep(decisions)
+                keep = keep & part.wanted(decisions)
         return list(dict.fromkeys(decisions.group[keep].tolist()))
 
     def _together(self, found: Sequence[_Round], rows: Tensor | None) -> Batch:
@@ -137,12 +140,14 @@ class _Round:
     useful: list[int]
 
 
-def _rows(found: Sequence[_Round], wanted: int) -> Tensor:
-    """Rows of the useful groups, at most `wanted`; where none is useful, of the first groups."""
+def _rows(found: Sequence[_Round], wanted: int, fill: bool) -> Tensor:
+    """Rows of the useful groups, at most `wanted`; where none is useful, or to fill the batch, of others too."""
     group = torch.cat([one.decisions.group for one in found])
     useful = torch.tensor([g for one in found for g in one.useful], dtype=group.dtype, device=group.device)
-    rows = torch.isin(group, useful).nonzero()[:, 0]
-    return (rows if len(rows) else torch.arange(len(group), device=group.device))[:wanted]
+    useless = ~torch.isin(group, useful)
+    if fill or bool(useless.all()):
+        return useless.int().argsort(stable=True)[:wanted]
+    return (~useless).nonzero()[:wanted, 0]
 
 
 def _cut(samples: Samples) -> Tensor:

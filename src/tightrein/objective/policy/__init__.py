@@ -2,11 +2,22 @@
 
 from .balance import BalancedBounds
 from .bounds import Bounds, ProbabilityBounds, Widths
-from .clip import Cispo, Clip, PolicyGradient
+from .clip import Clip
+from .elastic import ElasticBounds
 from .expansion import TayPO
+from .geometric import GeometricClip
+from .heterogeneous import HeterogeneousClip, UncertaintyWidths
+from .hybrid import HybridClip
+from .keep import BinaryKL, BinaryTV, OneSided, Ring, TwoSided
+from .learned import LearnedDrift
 from .likelihood import TrustedLikelihood
+from .logclip import LogClip
 from .objective import PolicyObjective
+from .posterior import TopHalf
+from .preserving import PreservingClip
 from .projection import TROLL
+from .regularised import BehaviourWeight, DualSided, RegularisedScore
+from .score import AdvantageWeight, GammaWeight, Keep, MirrorWeight, PolicyGradient, RatioWeight, Score, Weight
 from .smooth import PSPO, SAPO, SPO, DriftDPO, Importance
 from .surrogate import Surrogate
 
@@ -15,17 +26,40 @@ __all__ = [
     "SAPO",
     "SPO",
     "TROLL",
+    "AdvantageWeight",
     "BalancedBounds",
+    "BehaviourWeight",
+    "BinaryKL",
+    "BinaryTV",
     "Bounds",
-    "Cispo",
     "Clip",
     "DriftDPO",
+    "DualSided",
+    "ElasticBounds",
+    "GammaWeight",
+    "GeometricClip",
+    "HeterogeneousClip",
+    "HybridClip",
     "Importance",
+    "Keep",
+    "LearnedDrift",
+    "LogClip",
+    "MirrorWeight",
+    "OneSided",
     "PolicyGradient",
     "PolicyObjective",
+    "PreservingClip",
     "ProbabilityBounds",
+    "RatioWeight",
+    "RegularisedScore",
+    "Ring",
+    "Score",
     "Surrogate",
     "TayPO",
+    "TopHalf",
     "TrustedLikelihood",
+    "TwoSided",
+    "UncertaintyWidths",
+    "Weight",
     "Widths",
 ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, clip, namespace, stop_gradient
+from ...arrays import Array, atleast, atmost, namespace
 from ...decisions import Decisions
 from ...settings import setting
-from ..ratio import finite_logp
 from .bounds import Bounds, Widths
 from .surrogate import Surrogate
 
@@ -33,10 +32,19 @@ class Clip(Surrogate):
         """Loss per decision: [B, T], or [B, 1] for a trajectory's ratio."""
         r, advantage = self.ratio(d), self.advantage(d)
         low, high = self.bounds(d, r, advantage)
-        xp = namespace(r)
-        loss = xp.maximum(-r * advantage, -clip(r, low, high) * advantage)
+        return self.within(r, advantage, low, high)
+
+    def within(self, r: Array, advantage: Array, low: Array | float, high: Array | float) -> Array:
+        """The loss within these bounds, elementwise."""
+        # min(r A, clip(r) A): a good decision gains nothing above the bounds, a bad one nothing below
+        held = namespace(r).where(advantage < 0, atleast(r, low), atmost(r, high))
+        return self.limited(-held * advantage, advantage)
+
+    def limited(self, loss: Array, advantage: Array) -> Array:
+        """The loss under the dual clip, where there is one, elementwise."""
         if self.dual is None:
             return loss
+        xp = namespace(loss)
         return xp.where(advantage < 0, xp.minimum(loss, -self.dual * advantage), loss)
 
     def clipped(self, d: Decisions) -> Array:
@@ -54,43 +62,3 @@ class Clip(Surrogate):
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and what the bounds have to say."""
         return {**super().stats(d), **self.bounds.stats(d, self.ratio(d), self.advantage(d))}
-
-
-@dataclass(frozen=True)
-class Cispo(Surrogate):
-    """Clips the importance weight, holds it constant, and keeps every decision's score gradient.
-
-    Source: MiniMax-M1, arXiv 2506.13585. `cap` and `floor` are absolute bounds on the ratio (a width of h
-    above 1 is cap = 1 + h). The paper cuts only from above.
-    """
-
-    equation = "-sg[ clip(r, floor, cap) ] A logp"
-    cap: float = setting(5.0, above=0)
-    floor: float = setting(0.0, at_least=0)
-
-    def __call__(self, d: Decisions) -> Array:
-        """Loss per decision: [B, T]."""
-        r = stop_gradient(self.ratio(d))
-        weight = clip(r, self.floor, self.cap)
-        return -weight * self.advantage(d) * finite_logp(d)
-
-    def clipped(self, d: Decisions) -> Array:
-        """1 where the weight is cut; the gradient there is smaller, not zero."""
-        r = self.ratio(d)
-        return namespace(r).astype((r < self.floor) | (r > self.cap), r.dtype)
-
-
-@dataclass(frozen=True)
-class PolicyGradient(Surrogate):
-    """REINFORCE: no ratio and no trust region."""
-
-    equation = "-A logp"
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """No old policy in it."""
-        return frozenset({"logp", "advantage"})
-
-    def __call__(self, d: Decisions) -> Array:
-        """Loss per decision: [B, T]."""
-        return -self.advantage(d) * finite_logp(d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from ...arrays import Array, masked_extreme, masked_mean, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, masked_extreme, masked_mean, namespace, spread, stop_gradient, zero_where_masked
 from ...credit.standardise import standardise
 from ...decisions import Decisions, Loss, Stats
 from ...errors import TightreinError
@@ -50,6 +50,11 @@ class PolicyObjective(Objective):
         fields = frozenset[str]().union(*(part.needs for part in self._parts()))
         return fields | ({"entropy"} if self.entropy else set())
 
+    @property
+    def whole_groups(self) -> bool:  # type: ignore[override]
+        """Where the loss itself reads the groups, a minibatch must hold whole ones."""
+        return "group" in self.needs
+
     def _parts(self) -> tuple[Part, ...]:
         named = (self.surrogate, self.aggregate, self.correction, self.reference, self.trust, self.value)
         return (*(part for part in named if part is not None), *self.terms)
@@ -70,13 +75,13 @@ class PolicyObjective(Objective):
 
     def _per_decision(self, d: Decisions, state: State) -> Array:
         mask = d.weights()
-        loss = self.surrogate(d) + namespace(mask).zeros_like(mask)
+        loss = spread(self.surrogate.given(state.get("surrogate"))(d), mask)
         if self.correction is not None:
             loss = self.correction.apply(loss, stop_gradient(self.correction(d, self.surrogate)))
         if self.reference.coef:
             loss = loss + self.reference.coef * self.reference(d)
         if self.trust is not None:
-            loss = loss + self.trust.coefficient(state.get("trust")) * self.trust(d)
+            loss = loss + self.trust.penalty(d, state.get("trust"))
         if self.entropy:
             loss = loss - self.entropy * zero_where_masked(d.entropy, mask)
         return zero_where_masked(loss, mask)
@@ -87,13 +92,14 @@ class PolicyObjective(Objective):
         if d.logp_old is not None:
             stats |= self._ratio_stats(d, mask)
         if all(getattr(d, name) is not None for name in self.surrogate.needs):
-            stats |= self.surrogate.stats(d)
+            stats |= self.surrogate.stats(d) | self.surrogate.figures(d, state.get("surrogate"))
         if self.reference.coef:
             stats["kl_ref"] = masked_mean(self.reference(d), mask)
         if self.trust is not None:
             coefficient = self.trust.coefficient(state.get("trust")) + 0 * stats["policy_loss"]
             stats |= {**self.trust.stats(d), "trust_coef": coefficient}
-        stats |= {term.named: term(d, self.aggregate(d)) for term in self.terms}
+        for term in self.terms:
+            stats |= term.stats(d, self.aggregate(d)) if term.coef else {}
         if d.entropy is not None:
             stats["entropy"] = masked_mean(d.entropy, mask)
         if self.value.coef:

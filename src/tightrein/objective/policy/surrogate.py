@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...arrays import Array, at_least_float32, masked_mean, namespace, zero_where_masked
+from ...arrays import Array, at_least_float32, masked_mean, namespace, spread, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part
 from ..ratio import Ratio, TokenRatio
@@ -40,11 +41,17 @@ class Surrogate(Part):
         """Loss per decision [B, T], or per trajectory [B, 1]."""
         return self.formula(self.ratio(d), self.advantage(d))
 
+    def given(self, state: Any) -> Callable[[Decisions], Array]:
+        """The surrogate as a function of the decisions, where it keeps something: `state` (None: as at the start)."""
+        return self
+
+    def figures(self, d: Decisions, state: Any) -> dict[str, Array]:
+        """Named scalars about what it keeps."""
+        return {}
+
     def advantage(self, d: Decisions) -> Array:
         """The advantage at the level of the ratio, the mean over the decisions that share one: [B, T] or [B, 1]."""
-        mask = d.weights()
-        every = at_least_float32(d.advantage) + namespace(mask).zeros_like(mask)
-        return self.ratio.average(zero_where_masked(every, mask), d)
+        return self.ratio.average(own_advantage(d), d)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the trust region is active, at the level of the ratio: [B, T] or [B, 1]."""
@@ -59,3 +66,9 @@ class Surrogate(Part):
         """Named scalars about what the surrogate did, beside those that every policy loss has."""
         clipped, mask = self.clipped(d), d.weights()
         return {"clip_fraction": masked_mean(clipped, mask if clipped.shape == mask.shape else d.alive()[:, None])}
+
+
+def own_advantage(d: Decisions) -> Array:
+    """The advantage of each decision, 0 where masked: [B, T]."""
+    mask = d.weights()
+    return zero_where_masked(spread(at_least_float32(d.advantage), mask), mask)

@@ -38,12 +38,13 @@ class ValueLoss(Part):
         mask = d.weights()
         value = zero_where_masked(at_least_float32(d.value), mask)
         returns = zero_where_masked(at_least_float32(d.returns), mask)
-        error = (value - returns) ** 2
+        error = value - returns
         if self.clip_range is None:
-            return 0.5 * error
+            return 0.5 * error**2
         old = zero_where_masked(at_least_float32(d.value_old), mask)
-        clipped = (old + clip(value - old, -self.clip_range, self.clip_range) - returns) ** 2
-        return 0.5 * namespace(error).maximum(error, clipped)
+        clipped = old + clip(value - old, -self.clip_range, self.clip_range) - returns
+        xp = namespace(error)
+        return 0.5 * xp.where(xp.abs(clipped) > xp.abs(error), clipped, error) ** 2
 
 
 @dataclass(frozen=True)

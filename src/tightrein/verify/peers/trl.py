@@ -1,236 +1,322 @@
-"""TRL: the losses of its GRPO, RLOO and DPO trainers, computed from our log-probabilities in the place of a model's."""
+"""TRL: GRPO and RLOO trainers, from rewards to the loss, with our log-probabilities in the place of a model's."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
-from ...arrays import namespace, value_and_gradient
+from ...arrays import namespace
 from ...decisions import Decisions
 from ...errors import require
 from ...method import Method
-from ..batches import WIDTH, convert_decisions, decisions, fields, method
-from ..checks import close
+from ...objective.aggregate import Aggregation, SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanTokenSumNorm, TokenMean
+from ...objective.levels import BehaviourRatio
+from ...objective.ratio import Ratio, SequenceMeanRatio, SequenceProductRatio, TokenRatio
+from ..batches import WIDTH, method
 from ..pin import peer
+from .cases import cases, compare, prepared
 
-TOLERANCE = 1e-6
+NEAR = 18.0  # TRL cuts no log-ratio; here it is cut at 20
+LOSSES: dict[str, Aggregation] = {  # loss types that differ in nothing but how they are averaged
+    "grpo": SeqMeanTokenMean(),
+    "bnpo": TokenMean(),
+    "dapo": TokenMean(),
+    "dr_grpo": SeqMeanTokenSumNorm(WIDTH),
+    "luspo": SeqMeanTokenSum(),
+}
+
+LEVELS: dict[str, Ratio] = {"token": TokenRatio(), "sequence": SequenceMeanRatio()}
 
 
-def _trainer(name: str, **attributes: Any) -> Any:
-    """What a trainer's loss reads of itself: one process, no accumulation, no mixture of experts."""
+def trainer_of(name: str, **attributes: Any) -> tuple[Any, Any]:
+    """A trainer's class, and what its loss reads of a trainer: one process, no accumulation, no mixture of experts."""
 
     def same(x: Any, **_: Any) -> Any:
         return x
 
     accelerator = SimpleNamespace(
-        num_processes=1, device="cpu", sync_gradients=True, gather=same, gather_for_metrics=same, reduce=same
+        num_processes=1,
+        process_index=0,
+        device="cpu",
+        sync_gradients=True,
+        **dict.fromkeys(("gather", "gather_for_metrics", "reduce", "pad_across_processes"), same),
     )
     common = {
         "accelerator": accelerator,
-        "model": SimpleNamespace(training=True),
+        "model": SimpleNamespace(training=True, is_gradient_checkpointing=False),
         "aux_loss_enabled": False,
         "_metrics": defaultdict(lambda: defaultdict(list)),
     }
-    kind = getattr(require("trl", "dev"), name)
-    return kind, SimpleNamespace(**common, **attributes)
+    kind = getattr(require("trl", "dev"), name) if "." not in name else _experimental(name)
+    return kind, SimpleNamespace(**common | attributes)
 
 
-def _batch(ours: Method, seed: int) -> Decisions:
-    """Prepared Decisions in PyTorch, with ragged rows."""
-    return convert_decisions(ours.prepare(decisions(fields(seed, ours))), "PyTorch")
+def _experimental(name: str) -> Any:
+    module, _, kind = name.rpartition(".")
+    return getattr(require(f"trl.experimental.{module}", "dev"), kind)
 
 
-def _compare(ours: Method, d: Decisions, theirs: Any, what: str) -> None:
-    """Value and gradient by logp of our loss and of `theirs`, a function of the log-probabilities."""
-    found = value_and_gradient(lambda leaf: ours.loss(d.replace(**leaf)).value, {"logp": d.logp})
-    expected = value_and_gradient(lambda leaf: theirs(leaf["logp"]), {"logp": d.logp})
-    close(found[0], expected[0], TOLERANCE, f"{what}: loss")
-    close(found[1]["logp"], expected[1]["logp"], TOLERANCE, f"{what}: gradient")
+# What the trainers read of themselves where no test says otherwise.
+_DEFAULTS: dict[str, Any] = {
+    "loss_type": "grpo",
+    "importance_sampling_level": "token",
+    "epsilon_low": 0.2,
+    "epsilon_high": 0.2,
+    "beta": 0.0,
+    "delta": None,
+    "use_bias_correction_kl": False,
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "_entropy_bonus_enabled": False,
+    "scale_rewards": "group",
+    "multi_objective_aggregation": "sum_then_normalize",
+    "normalize_advantages": False,
+    "reward_clip_range": None,
+    "use_vllm": False,
+    "vllm_importance_sampling_correction": True,
+    "vllm_importance_sampling_mode": "sequence_mask",
+    "vllm_importance_sampling_clip_min": None,
+    "vllm_importance_sampling_clip_max": 3.0,
+    "max_completion_length": WIDTH,
+    "steps_per_generation": 1,
+    "gradient_accumulation_steps": 1,
+    "current_gradient_accumulation_steps": 1,
+    "num_iterations": 2,  # so that the old policy's log-probabilities are kept
+    "per_device_train_batch_size": 1,
+    "gradient_checkpointing_kwargs": None,
+    "environment_factories": None,
+    "environments": None,
+    "tools": None,
+    "ref_model": "reference",
+    "pad_to_multiple_of": None,
+    "mask_truncated_completions": False,
+    "log_multimodal": False,
+    "reward_func_names": ["reward"],
+    "_tokenizer": SimpleNamespace(pad_token_id=0),
+}
 
 
-def _grpo(ours: Method, loss_type: str, level: str = "token", seeds: int = 3, **given: Any) -> None:
-    """GRPOTrainer's loss. given: its settings, where they are not those of plain clipping at 0.2."""
-    arguments = {
-        "delta": None,
-        "use_bias_correction_kl": False,
-        "sapo_temperature_pos": 1.0,
-        "sapo_temperature_neg": 1.05,
-        "steps_per_generation": 1,
-    }
-    settings = {"epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.0, "use_vllm": False} | given
-    corrected = settings.pop("importance_sampling_ratio", None)
-    for seed in range(seeds):
-        d = _batch(ours, seed)
-        kind, trainer = _trainer(
-            "GRPOTrainer",
-            args=SimpleNamespace(**arguments),
-            loss_type=loss_type,
-            importance_sampling_level=level,
-            top_entropy_quantile=1.0,
-            off_policy_mask_threshold=None,
-            vllm_importance_sampling_correction=True,
-            current_gradient_accumulation_steps=1,
-            max_completion_length=WIDTH,
-            _entropy_bonus_enabled=False,
-            **settings,
-        )
-        inputs = _completions(d) | {
-            "advantages": d.advantage,
-            "old_per_token_logps": d.logp_old,
-            "ref_per_token_logps": d.logp_ref,
-            "num_items_in_batch": d.mask.sum(),
-        }
-        inputs |= {} if corrected is None else {"importance_sampling_ratio": corrected(d)}
+def same_loss(
+    ours: Method,
+    name: str = "GRPOTrainer",
+    far: float = NEAR,
+    without: tuple[str, ...] = (),
+    empty: bool = False,
+    **given: Any,
+) -> None:
+    """A trainer's advantages, weights and loss, from rewards on, on every case but those in `without`.
+
+    far: the extreme log-ratio. empty: also where an answer has no token, with our advantages, as TRL compares the
+    others with it. given: the trainer's settings, or its configuration's, where they differ.
+    """
+    for case, raw in cases(ours, far, empty=empty):
+        if case in without:
+            continue
+        kind, trainer = _stand_in(name, raw, given)
+        with _in_float64():
+            inputs = kind._generate_and_score_completions(trainer, [{"prompt": "?"}] * raw.shape[0])
+        d = prepared(ours, raw)
+        inputs |= {"advantages": d.advantage} if case == "an empty answer" else {}
 
         def theirs(logp: Any, kind: Any = kind, trainer: Any = trainer, inputs: Any = inputs, d: Any = d) -> Any:
-            trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logp, d.entropy, None)
+            trainer._get_per_token_logps_and_entropies = _model(lambda _: logp, d)
             return kind._compute_loss(trainer, None, inputs)
 
-        _compare(ours, d, theirs, f"TRL {loss_type}")
+        compare(ours, d, theirs, f"{name} {given}, {case}")
 
 
-def _completions(d: Decisions) -> dict[str, Any]:
-    xp = namespace(d.mask)
-    ids = xp.astype(xp.ones_like(d.mask), xp.int64)
-    return {
-        "prompt_ids": ids[:, :1],
-        "prompt_mask": ids[:, :1],
-        "completion_ids": ids,
-        "completion_mask": xp.astype(d.mask, xp.int64),
-    }
+def _stand_in(name: str, d: Decisions, given: dict[str, Any]) -> tuple[Any, Any]:
+    """The trainer's class, and one that has sampled `d`: what does not count was written by a tool."""
+    xp, settings, rows = namespace(d.mask), _DEFAULTS | given, d.shape[0]
+    ends = (d.mask * xp.cumulative_sum(xp.ones_like(d.mask), axis=1)).max(1).values.clamp(min=1)
+    mask = [row[: int(end)].long().tolist() for row, end in zip(d.mask, ends, strict=True)]
+    logps = [row[: int(end)].tolist() for row, end in zip(d.logp_behaviour, ends, strict=True)]
+    ids, prompts, texts = [[1] * len(row) for row in mask], [[1]] * rows, [""] * rows
+    sampled = (prompts, ids, texts) if name == "RLOOTrainer" else (prompts, ids, mask, texts, logps, {}, None, None)
+    sizes = xp.sum(d.group[:, None] == d.group[None, :], axis=1)
+    kind, trainer = trainer_of(
+        name,
+        args=SimpleNamespace(**settings),
+        **settings,
+        num_generations=int(sizes[0]),
+        reward_weights=xp.ones(1),
+        _generate=lambda prompts: sampled,
+        _calculate_rewards=lambda *_: d.reward[:, None],
+        _get_per_token_logps_and_entropies=_model(lambda m: d.logp_ref if m == "reference" else d.logp_old, d),
+        _logs=defaultdict(list, rewards=defaultdict(list)),
+        _pending_extra_logs={},
+        _pending_metrics={},
+    )
+    for helper in ("get_off_policy_mask", "get_gamma_weights"):
+        setattr(trainer, helper, getattr(kind, helper, None))
+    return kind, trainer
+
+
+def _model(logp: Callable[[Any], Any], d: Decisions) -> Callable[..., Any]:
+    """What stands in for a forward pass: the log-probabilities of a model, and the entropies, of the last `keep`."""
+
+    def forward(model: Any, ids: Any, seen: Any, keep: int, *_: Any, **__: Any) -> Any:
+        return logp(model)[:, :keep], d.entropy[:, :keep], None
+
+    return forward
+
+
+@contextmanager
+def _in_float64() -> Iterator[None]:
+    """What a trainer makes of lists of numbers is float64 too."""
+    torch = require("torch", "language")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+EPS: dict[str, Any] = {"credit.eps": 1e-4}  # TRL's
+FREE: dict[str, Any] = {"objective.reference.coef": 0.0}
+ALONE = ("groups of one",)  # TRL gives such an answer no advantage, here and in verl it is the reward
+
+
+@peer("TRL", "grpo", "dapo", "dr_grpo")
+def clipped_loss() -> None:
+    """GRPOTrainer loss_types grpo, bnpo, dapo, dr_grpo and luspo, token by token, from rewards: value and gradient."""
+    for loss_type, aggregate in LOSSES.items():
+        ours = method("grpo", **FREE, **EPS, **{"objective.aggregate": aggregate})
+        same_loss(ours, loss_type=loss_type, without=ALONE)
 
 
 @peer("TRL", "grpo")
 def grpo_loss() -> None:
-    """GRPOTrainer loss_type grpo, with its KL term: value and gradient."""
-    _grpo(method("grpo"), "grpo", beta=0.04)
+    """GRPOTrainer loss_type grpo, with its KL term, from rewards: value and gradient."""
+    same_loss(method("grpo", **EPS), beta=0.04, without=ALONE)
 
 
 @peer("TRL", "dapo")
 def dapo_loss() -> None:
-    """GRPOTrainer loss_type dapo, wider above: value and gradient."""
-    _grpo(method("dapo"), "dapo", epsilon_high=0.28)
+    """GRPOTrainer loss_type dapo, wider above, from rewards: value and gradient."""
+    same_loss(method("dapo", **EPS).replace(reward=()), loss_type="dapo", epsilon_high=0.28, without=ALONE)
 
 
 @peer("TRL", "dr_grpo")
 def dr_grpo_loss() -> None:
-    """GRPOTrainer loss_type dr_grpo: value and gradient."""
-    _grpo(method("dr_grpo"), "dr_grpo")
+    """GRPOTrainer loss_type dr_grpo with rewards that are not scaled: value and gradient."""
+    same_loss(method("dr_grpo"), loss_type="dr_grpo", scale_rewards="none")
 
 
 @peer("TRL", "gspo")
 def gspo_loss() -> None:
-    """GRPOTrainer with importance_sampling_level sequence: value and gradient."""
-    _grpo(method("gspo"), "grpo", "sequence", epsilon_low=3e-4, epsilon_high=4e-4)
+    """GRPOTrainer with importance_sampling_level sequence in five averages, from rewards: value and gradient."""
+    for loss_type, aggregate in LOSSES.items():
+        ours = method("gspo", **EPS, **{"objective.aggregate": aggregate})
+        narrow: dict[str, Any] = {"epsilon_low": 3e-4, "epsilon_high": 4e-4}
+        same_loss(ours, loss_type=loss_type, importance_sampling_level="sequence", without=ALONE, **narrow)
+
+
+@peer("TRL", "luspo")
+def luspo_loss() -> None:
+    """GRPOTrainer loss_type luspo with ratios of answers, from rewards: value and gradient."""
+    widths: dict[str, Any] = {"epsilon_low": 2e-3, "epsilon_high": 2.5e-3}
+    same_loss(method("luspo", **EPS), loss_type="luspo", importance_sampling_level="sequence", without=ALONE, **widths)
+
+
+@peer("TRL", "gmpo")
+def gmpo_loss() -> None:
+    """The experimental GMPOTrainer, from rewards: value and gradient."""
+    same_loss(method("gmpo", **EPS), "gmpo.GMPOTrainer", epsilon_low=0.4, epsilon_high=0.4, without=ALONE)
+
+
+@peer("TRL", "vespo")
+def vespo_loss() -> None:
+    """GRPOTrainer loss_type vespo, also with the weights of another sampler in its ratio: value and gradient."""
+    shapes: dict[str, Any] = {"vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
+    same_loss(method("vespo", **EPS), far=30.0, loss_type="vespo", without=ALONE, **shapes)
+    sampled = method("vespo", **EPS, **{"surrogate.ratio": BehaviourRatio(SequenceProductRatio())})
+    untruncated: dict[str, Any] = {
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": 1e9,
+    }
+    same_loss(sampled, far=15.0, loss_type="vespo", use_vllm=True, without=ALONE, **shapes, **untruncated)
+
+
+@peer("TRL", "kl_estimators")
+def corrected_divergence() -> None:
+    """GRPOTrainer's use_bias_correction_kl, with ratios of tokens and of answers: value and gradient."""
+    for level, ratio in LEVELS.items():
+        changes: dict[str, Any] = {"objective.surrogate.ratio": ratio, "objective.reference.ratio": ratio}
+        ours = method("kl_estimators", variant="off_policy", **EPS).override(changes)
+        theirs: dict[str, Any] = {"use_bias_correction_kl": True, "importance_sampling_level": level, "beta": 0.04}
+        same_loss(ours, far=9.0, without=ALONE, **theirs)
+
+
+@peer("TRL", "mis_icepop")
+def off_policy_mask() -> None:
+    """GRPOTrainer's off_policy_mask_threshold (the variant opsm), from rewards: value and gradient."""
+    ours = method("mis_icepop", variant="opsm", limit=0.1, **EPS)
+    same_loss(ours, beta=0.04, off_policy_mask_threshold=0.1, without=ALONE)
+
+
+@peer("TRL", "loss_aggregation")
+def all_averages() -> None:
+    """GRPOTrainer's loss types grpo, dr_grpo, luspo, bnpo and dapo, also of an empty answer: value and gradient."""
+    kinds = {"trl_grpo": "grpo", "trl_dr_grpo": "dr_grpo", "trl_luspo": "luspo", "paper": "bnpo"}
+    for variant, loss_type in (*kinds.items(), ("paper", "dapo")):
+        ours = method("loss_aggregation", variant=variant, **EPS)
+        same_loss(ours, loss_type=loss_type, without=ALONE, empty=True)
+
+
+@peer("TRL", "grpo")
+def entropy_bonus() -> None:
+    """GRPOTrainer's entropy bonus, which is a mean over tokens: value and gradient."""
+    ours = method("grpo", **FREE, **EPS, **{"objective.aggregate": TokenMean(), "objective.entropy": 0.01})
+    bonus: dict[str, Any] = {"_entropy_bonus_enabled": True, "use_adaptive_entropy": False, "entropy_coef": 0.01}
+    same_loss(ours, loss_type="bnpo", without=ALONE, **bonus)
+
+
+@peer("TRL", "dual_clip_ppo")
+def two_sided_loss() -> None:
+    """GRPOTrainer's delta, the second clip, for ratios of tokens and of answers: value and gradient."""
+    for level, ratio in LEVELS.items():
+        changes: dict[str, Any] = {**FREE, **EPS, "objective.surrogate.dual": 3.0, "objective.surrogate.ratio": ratio}
+        same_loss(method("grpo", **changes), far=30.0, delta=3.0, importance_sampling_level=level, without=ALONE)
 
 
 @peer("TRL", "cispo")
 def cispo_loss() -> None:
-    """GRPOTrainer loss_type cispo: value and gradient."""
-    _grpo(method("cispo"), "cispo", epsilon_high=5.0)
+    """GRPOTrainer loss_type cispo, with ratios of tokens and of answers, from rewards: value and gradient."""
+    for level, ratio in LEVELS.items():
+        ours = method("cispo", **EPS, **{"objective.surrogate.ratio": ratio})
+        theirs: dict[str, Any] = {"loss_type": "cispo", "epsilon_high": 5.0, "importance_sampling_level": level}
+        same_loss(ours, far=30.0, without=ALONE, **theirs)
 
 
 @peer("TRL", "sapo")
 def sapo_loss() -> None:
-    """GRPOTrainer loss_type sapo: value and gradient."""
-    _grpo(method("sapo"), "sapo")
-
-
-@peer("TRL", "ppo_clip", "a2c_as_ppo")
-def clipped_loss() -> None:
-    """GRPOTrainer's clip, averaged over all tokens (loss_type bnpo): value and gradient."""
-    _grpo(method("ppo_clip", **{"objective.value.coef": 0.0}), "bnpo")
+    """GRPOTrainer loss_type sapo, with ratios of tokens and of answers, from rewards: value and gradient."""
+    temperatures: dict[str, Any] = {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05}
+    for level, ratio in LEVELS.items():
+        ours = method("sapo", **EPS, **{"objective.surrogate.ratio": ratio})
+        same_loss(ours, far=30.0, loss_type="sapo", importance_sampling_level=level, without=ALONE, **temperatures)
 
 
 @peer("TRL", "tis")
 def truncated_importance() -> None:
-    """GRPOTrainer's loss with a sampler's importance weights cut at 2: value and gradient."""
-
-    def ratio(d: Decisions) -> Any:
-        xp = namespace(d.logp_old)
-        return xp.clip((d.logp_old - d.logp_behaviour) * d.mask, max=float(np.log(2.0))).exp()
-
-    _grpo(method("tis"), "grpo", beta=0.04, use_vllm=True, importance_sampling_ratio=ratio)
+    """GRPOTrainer's four vllm_importance_sampling_modes, from rewards: value and gradient."""
+    for level, ratio in (("token", "TokenRatio"), ("sequence", "SequenceProductRatio")):
+        for way, drop in (("truncate", False), ("mask", True)):
+            limits: dict[str, Any] = {"objective.correction.cap": 3.0, "objective.correction.floor": 0.5}
+            changes: dict[str, Any] = {"objective.correction.level": ratio, "objective.correction.drop": drop}
+            theirs: dict[str, Any] = {
+                "vllm_importance_sampling_mode": f"{level}_{way}",
+                "vllm_importance_sampling_clip_min": 0.5,
+            }
+            same_loss(method("tis", **EPS, **limits, **changes), use_vllm=True, beta=0.04, without=ALONE, **theirs)
 
 
 @peer("TRL", "rloo")
 def rloo_loss() -> None:
-    """RLOOTrainer's loss (the released variant): value and gradient."""
-    ours = method("rloo", variant="released")
-    for seed in range(3):
-        d = _batch(ours, seed)
-        kind, trainer = _trainer("RLOOTrainer", epsilon_low=0.2, epsilon_high=0.2)
-        inputs = _completions(d) | {
-            "old_logps": (d.logp_old * d.mask).sum(1),
-            "advantages": (d.advantage * d.mask).sum(1) / d.mask.sum(1),
-        }
-
-        def theirs(logp: Any, kind: Any = kind, trainer: Any = trainer, inputs: Any = inputs, d: Any = d) -> Any:
-            trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logp, d.entropy, None)
-            return kind._compute_loss(trainer, None, inputs)
-
-        _compare(ours, d, theirs, "TRL rloo")
-
-
-def _dpo(ours: Method, loss_type: str, beta: float) -> None:
-    """DPOTrainer's loss on rows in its order: the chosen answers, then the rejected ones."""
-    for seed in range(3):
-        made = fields(seed, ours.replace(experience="pairs"))
-        order = np.lexsort((made["group"], -made["chosen"]))
-        d = decisions({n: x[order] for n, x in made.items() if isinstance(x, np.ndarray)}, "PyTorch")
-        kind, trainer = _trainer(
-            "DPOTrainer",
-            beta=beta,
-            loss_types=[loss_type],
-            loss_weights=[1.0],
-            f_divergence_type="reverse_kl",
-            ld_alpha=None,
-            precompute_ref_logps=True,
-            use_weighting=False,
-            label_smoothing=0.0,
-            _total_train_tokens=0,
-            _tp_size=1,
-        )
-        xp = namespace(d.mask)
-        mask = xp.concat([xp.zeros_like(d.mask[:, :1]), d.mask], axis=1)  # the prompt is one token
-        mask = xp.astype(mask, xp.int64)
-        reference = (d.logp_ref * d.mask).sum(1)
-        half = reference.shape[0] // 2
-        inputs = {
-            "input_ids": xp.ones_like(mask),
-            "attention_mask": xp.ones_like(mask),
-            "completion_mask": mask,
-            "ref_chosen_logps": reference[:half],
-            "ref_rejected_logps": reference[half:],
-        }
-
-        def theirs(logp: Any, kind: Any = kind, trainer: Any = trainer, inputs: Any = inputs, d: Any = d) -> Any:
-            made = SimpleNamespace(
-                log_probs=logp * d.mask, entropy=d.entropy, mean_logits=d.entropy, is_top1=d.mask != 0, aux_loss=None
-            )
-            return kind._compute_loss(trainer, lambda **_: made, inputs, False)
-
-        seen = ours.prepare(d if ours.experience == "pairs" else d.replace(mask=d.mask * d.chosen[:, None]))
-        _compare(ours, seen, theirs, f"TRL {loss_type}")
-
-
-@peer("TRL", "dpo", "tr_dpo")
-def dpo_loss() -> None:
-    """DPOTrainer loss_type sigmoid: value and gradient."""
-    for key, beta in (("dpo", 0.1), ("tr_dpo", 0.05)):
-        _dpo(method(key), "sigmoid", beta)
-
-
-@peer("TRL", "ipo")
-def ipo_loss() -> None:
-    """DPOTrainer loss_type ipo (the released variant, a mean over tokens): value and gradient."""
-    _dpo(method("ipo", variant="released"), "ipo", 0.1)
-
-
-@peer("TRL", "sft")
-def sft_loss() -> None:
-    """DPOTrainer loss_type sft, the likelihood of the chosen answers: value and gradient."""
-    _dpo(method("sft"), "sft", 0.1)
+    """RLOOTrainer (the released variant), from rewards and the KL penalty in them: value and gradient."""
+    same_loss(method("rloo", variant="released"), "RLOOTrainer", beta=0.05, without=("gaps",))

@@ -11,7 +11,7 @@ from ...arrays import convert, value_and_gradient
 from ...decisions import Decisions
 from ...distributions import Categorical
 from ...objective.divergence import K1, K2, K3, Estimator
-from ...objective.policy import SAPO, Cispo, Clip, Importance, Widths
+from ...objective.policy import SAPO, Clip, Importance, RatioWeight, Score, Widths
 from ...objective.ratio import SequenceMeanRatio, SequenceProductRatio
 from ..batches import autodiff, batch, coefficient, gradient, loss_at, method
 from ..pin import pin
@@ -68,11 +68,11 @@ def gspo_clips_whole_answers() -> None:
 @pin("cispo")
 def cispo_coefficients() -> None:
     """The weight is cut at cap and floor, and without them is the ratio."""
-    assert_allclose(coefficient(Cispo(cap=1.28), 2.0, 1.0), -1.28)
-    assert_allclose(coefficient(Cispo(cap=5, floor=0.8), 0.5, -1.0), 0.8)
-    assert_allclose(coefficient(Cispo(), 1e-8, -1.0), 1e-8)
+    assert_allclose(coefficient(Score(RatioWeight(cap=1.28)), 2.0, 1.0), -1.28)
+    assert_allclose(coefficient(Score(RatioWeight(cap=5, floor=0.8)), 0.5, -1.0), 0.8)
+    assert_allclose(coefficient(Score(RatioWeight(cap=5)), 1e-8, -1.0), 1e-8)
     for r in (0.2, 1.0, 40.0):
-        assert_allclose(coefficient(Cispo(cap=1e9), r, 2.0), -2 * r)
+        assert_allclose(coefficient(Score(RatioWeight(cap=1e9)), r, 2.0), -2 * r)
 
 
 @pin("cispo")

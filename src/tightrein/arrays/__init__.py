@@ -1,0 +1,72 @@
+"""The only place that knows which array library it is holding.
+
+Formulas are written once in the Array API and run on NumPy, PyTorch and JAX. Whatever the Array API does not have
+(stopping a gradient, a linear recurrence, sums over groups, registration with JAX) is here, and what one of the
+libraries does many times faster in a way of its own.
+"""
+
+from .autodiff import compiled, constants_held, double_precision, stop_gradient, value_and_gradient
+from .elementwise import (
+    LOG_RATIO_LIMIT,
+    atleast,
+    atmost,
+    clip,
+    masked_extreme,
+    masked_mean,
+    sigmoid,
+    spread,
+    zero_where_masked,
+)
+from .library import (
+    MODULES,
+    Array,
+    at_hand,
+    at_least_float32,
+    convert,
+    finite,
+    holds,
+    installed,
+    is_array,
+    is_floating,
+    library,
+    like,
+    namespace,
+)
+from .ordered import ascending, group_sum, largest, linear_recurrence, scatter_sum
+from .tree import pytree
+
+__all__ = [
+    "LOG_RATIO_LIMIT",
+    "MODULES",
+    "Array",
+    "ascending",
+    "at_hand",
+    "at_least_float32",
+    "atleast",
+    "atmost",
+    "clip",
+    "compiled",
+    "constants_held",
+    "convert",
+    "double_precision",
+    "finite",
+    "group_sum",
+    "holds",
+    "installed",
+    "is_array",
+    "is_floating",
+    "largest",
+    "library",
+    "like",
+    "linear_recurrence",
+    "masked_extreme",
+    "masked_mean",
+    "namespace",
+    "pytree",
+    "scatter_sum",
+    "sigmoid",
+    "spread",
+    "stop_gradient",
+    "value_and_gradient",
+    "zero_where_masked",
+]

@@ -1,0 +1,60 @@
+"""Elementwise rules with a defined gradient, and means over a mask."""
+
+from __future__ import annotations
+
+import sys
+
+from .library import Array, is_torch, namespace
+
+LOG_RATIO_LIMIT = 20.0  # |logp - logp_old| beyond this is cut before exp(): e^20 squared still fits float32
+
+
+def zero_where_masked(x: Array, mask: Array) -> Array:
+    """Replace the masked entries of `x` by 0, so that not even a NaN there can reach a result or a gradient."""
+    xp = namespace(x)
+    return xp.where(xp.astype(mask, xp.bool, copy=False), x, 0)
+
+
+def spread(x: Array, mask: Array) -> Array:
+    """`x`, [B, T] or [B, 1], in the shape [B, T] of `mask`."""
+    return namespace(x).broadcast_to(x, mask.shape)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of `x` over mask = 1; 0 when nothing is left."""
+    xp = namespace(x)
+    weights = xp.broadcast_to(xp.astype(mask, x.dtype, copy=False), x.shape)
+    return xp.sum(zero_where_masked(x, weights)) / atleast(xp.sum(weights), 1)
+
+
+def masked_extreme(x: Array, mask: Array, largest: bool) -> Array:
+    """Maximum (or minimum) of `x` over mask = 1; 0 when nothing is left."""
+    xp = namespace(x)
+    keep = (mask != 0) & (x == x)
+    away = xp.asarray(-xp.inf if largest else xp.inf, dtype=x.dtype)
+    found = (xp.max if largest else xp.min)(xp.where(keep, x, away))
+    return xp.where(xp.any(keep), found, xp.zeros_like(found))
+
+
+def atleast(x: Array, low: Array | float) -> Array:
+    """Elementwise maximum of `x` and `low`; the gradient is 1 above `low` and exactly 0 elsewhere, in every library."""
+    if is_torch(x) and not is_torch(low):
+        return sys.modules["torch"].nn.functional.threshold(x, low, low)  # many times faster than where() or clamp()
+    return namespace(x).where(x > low, x, low)
+
+
+def clip(x: Array, low: Array | float, high: Array | float) -> Array:
+    """Cut `x` into [low, high]; the gradient is 1 strictly inside and exactly 0 elsewhere, in every library."""
+    return atmost(atleast(x, low), high)
+
+
+def atmost(x: Array, high: Array | float) -> Array:
+    """Elementwise minimum of `x` and `high`; the gradient is 1 below `high` and exactly 0 elsewhere."""
+    return -atleast(-x, -high)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)) without overflow on either side."""
+    if is_torch(x):
+        return x.sigmoid()
+    return 0.5 * (1 + namespace(x).tanh(0.5 * x))

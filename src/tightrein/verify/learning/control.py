@@ -1,0 +1,91 @@
+"""What the losses of the control literature promise, shown by short runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...arrays import Array
+from ...objective.dropout import PairDropout
+from ...objective.policy.learned import network
+from ..pin import Shown, shows
+from .solvers import run
+
+
+@shows("lpo_drift")
+def lpo_drift() -> Shown:
+    """CartPole is learned; an evolution strategy of 32 members improves a drift from where PPO's clip stands."""
+    summary, _ = run(method="lpo_drift", total_steps=102_400, seeds=2)
+    before, after = meta_learned()
+    returned = summary["eval_return_mean"]
+    says = (
+        f"return {returned:.0f} of 500 on CartPole after 102,400 steps, 2 seeds; evolution from PPO's clip: reward of "
+        f"the bandits that it trains {before:.3f} -> {after:.3f} of at most 1, on bandits not seen"
+    )
+    return Shown(says, bool(returned > 400 and after > before))
+
+
+def meta_learned(generations: int = 30, members: int = 32, spread: float = 0.3) -> tuple[float, float]:
+    """Reward that a policy ends with when trained down the surrogate: before and after the evolution of its drift."""
+    import jax
+
+    rng = np.random.default_rng(0)
+    train = jax.jit(jax.vmap(_trained, (0, None)))
+    units = np.concatenate([rng.normal(0, 0.5, (8, 8)), np.zeros((8, 1))], axis=1)
+    for _ in range(generations):
+        noise = rng.standard_normal((members // 2, *units.shape))
+        noise = np.concatenate([noise, -noise])
+        rank = np.argsort(np.argsort(train(units + spread * noise, _bandits(rng))))
+        units = units + np.tensordot(rank / (members - 1) - 0.5, noise, 1) / members
+    unseen = _bandits(np.random.default_rng(1), 2048)
+    return float(_trained(0 * units, unseen)), float(_trained(units, unseen))
+
+
+def _bandits(rng: np.random.Generator, count: int = 64) -> dict[str, Array]:
+    """Bandits of five arms, rewards from 0 to 1 with noise of deviation 1, and all randomness of 4 rollouts of 16."""
+    reward = rng.random((count, 5))
+    reward = (reward - reward.min(1, keepdims=True)) / np.ptp(reward, axis=1, keepdims=True)
+    shape = (4, count, 16)
+    return {"reward": reward, "draw": rng.gumbel(size=(*shape, 5)), "noise": rng.standard_normal(shape)}
+
+
+def _trained(units: Any, bandits: dict[str, Any]) -> Any:
+    """Mean reward of softmax policies after 4 rollouts of 16 pulls and 10 steps of rate 2 on each."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(logits: Any, old: Any, arm: Any, advantage: Any) -> Any:
+        log_r = jnp.take_along_axis(jax.nn.log_softmax(logits) - old, arm, axis=1)
+        r = jnp.exp(log_r)
+        clip = jax.nn.relu((r - jnp.clip(r, 0.8, 1.2)) * advantage)
+        return -(r * advantage - jax.nn.relu(clip + network(units, r, advantage) - 1e-4)).mean(1).sum()
+
+    def rollout(logits: Any, given: tuple[Any, Any]) -> tuple[Any, None]:
+        draw, noise = given
+        old = jax.nn.log_softmax(logits)
+        arm = jnp.argmax(old[:, None, :] + draw, axis=-1)
+        gain = jnp.take_along_axis(bandits["reward"], arm, axis=1) + noise
+        advantage = (gain - gain.mean(1, keepdims=True)) / (gain.std(1, keepdims=True) + 1e-8)
+        steps = jax.lax.fori_loop(0, 10, lambda _, x: x - 2.0 * jax.grad(loss)(x, old, arm, advantage), logits)
+        return steps, None
+
+    logits, _ = jax.lax.scan(rollout, jnp.zeros_like(bandits["reward"]), (bandits["draw"], bandits["noise"]))
+    return (jax.nn.softmax(logits) * bandits["reward"]).sum(1).mean()
+
+
+@shows("dppo_dropout")
+def dppo_dropout() -> Shown:
+    """Dropping lowers the variance of r A on minibatches of a policy that moves, and CartPole is learned."""
+    rng, smaller = np.random.default_rng(0), []
+    for _ in range(500):
+        advantage = rng.standard_normal((1, 256))
+        x = np.exp(rng.uniform(0, 0.3) * rng.standard_normal((1, 256))) * (advantage - advantage.mean())
+        kept = PairDropout().kept(x, np.ones_like(x)) != 0
+        smaller.append(x[kept].var() <= x.var())
+    summary, _ = run(method="dppo_dropout", total_steps=102_400, seeds=2)
+    says = (
+        f"the variance of r A after dropping is not larger in {np.mean(smaller):.1%} of 500 minibatches; return "
+        f"{summary['eval_return_mean']:.0f} of 500 on CartPole after 102,400 steps, 2 seeds"
+    )
+    return Shown(says, bool(np.mean(smaller) >= 0.9 and summary["eval_return_mean"] > 400))
