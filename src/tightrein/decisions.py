@@ -78,6 +78,7 @@ FIELDS: dict[str, tuple[str, str]] = {
         "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
     ),
     "dist_old": ("[B, T, ...]", "the whole distribution of the old policy"),
+    "alternative": ("[B, T, K]", "integer identity of each of the K alternatives in `dist` and `dist_old`"),
 }
 _DISTRIBUTIONS = {"dist", "dist_old"}
 _REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
@@ -134,6 +135,7 @@ class Decisions:
     emphasis: Array = None
     dist: Distribution | None = None
     dist_old: Distribution | None = None
+    alternative: Array = None
 
     def __new__(cls, **given: Any) -> Decisions:
         """Name the nearest field where one is misspelt; the fields themselves are set as in any dataclass."""

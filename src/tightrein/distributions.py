@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .arrays import Array, namespace, pytree
+from .arrays import Array, log_softmax, namespace, pytree
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -17,9 +17,7 @@ class Categorical:
 
     def log_probs(self) -> Array:
         """Normalised log-probabilities of all actions: [..., A]."""
-        xp = namespace(self.logits)
-        shifted = self.logits - xp.max(self.logits, axis=-1, keepdims=True)
-        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+        return log_softmax(self.logits)
 
     def log_prob(self, action: Array) -> Array:
         """Log-probability of `action` ([...] integers): [...]."""

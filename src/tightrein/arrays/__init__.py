@@ -32,7 +32,7 @@ from .library import (
     like,
     namespace,
 )
-from .ordered import ascending, group_sum, largest, linear_recurrence, scatter_sum
+from .ordered import ascending, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
 from .tree import pytree
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "library",
     "like",
     "linear_recurrence",
+    "log_softmax",
     "masked_extreme",
     "masked_mean",
     "namespace",

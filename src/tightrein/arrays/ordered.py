@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import numpy as np
 
 from .autodiff import stop_gradient
 from .library import Array, is_jax, is_torch, namespace
+
+_FEW = 8
 
 
 def ascending(x: Array) -> Array:
@@ -30,12 +33,19 @@ def largest(x: Array, count: int) -> Array:
     return np.sort(np.partition(flat, -count)[-count:])[::-1]
 
 
-def linear_recurrence(x: Array, decay: Array, last: Array | None = None) -> Array:
-    """Solve y_t = x_t + decay_t * y_{t+1} backwards along the trailing axis.
+def linear_recurrence(x: Array, decay: Array, last: Array | None = None, forwards: bool = False) -> Array:
+    """Solve y_t = x_t + decay_t * y_{t+1} along the trailing axis, or y_t = x_t + decay_t * y_{t-1} `forwards`.
 
-    x, decay: [B, T]; last: [B], the value y_T behind the end (0 when None). Returns y: [B, T].
+    x, decay: [B, T]; last: [B], the value y_T behind the end (0 when None), or y_{-1}. Returns y: [B, T].
     """
     xp = namespace(x)
+    if is_torch(x):
+        from .in_torch import recurrence
+
+        if last is not None:
+            begin = xp.astype(xp.arange(x.shape[1]) == (0 if forwards else x.shape[1] - 1), x.dtype)
+            x = x + begin * decay * last[:, None]
+        return recurrence(x, decay, forwards)
     y = xp.zeros_like(x[:, 0]) if last is None else last
     if is_jax(x):
         import jax
@@ -44,12 +54,31 @@ def linear_recurrence(x: Array, decay: Array, last: Array | None = None) -> Arra
             out = pair[0] + pair[1] * carry
             return out, out
 
-        return jax.lax.scan(step, y, (x.T, decay.T), reverse=True)[1].T
+        return jax.lax.scan(step, y, (x.T, decay.T), reverse=not forwards)[1].T
     columns = []
-    for t in reversed(range(x.shape[1])):
+    for t in range(x.shape[1])[:: 1 if forwards else -1]:
         y = x[:, t] + decay[:, t] * y
         columns.append(y)
-    return xp.stack(columns[::-1], axis=1) if columns else x
+    return np.stack(columns[:: 1 if forwards else -1], axis=1) if columns else x
+
+
+def log_softmax(x: Array) -> Array:
+    """Logarithm of the softmax along the trailing axis: [..., A]. Its libraries are slow where A is small."""
+    few = x.shape[-1] <= _FEW
+    if is_torch(x):
+        return x.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1) if few else x.log_softmax(-1)
+    xp = namespace(x)
+    if is_jax(x):
+        import jax
+
+        if not few:
+            return jax.nn.log_softmax(x, axis=-1)
+        columns = [x[..., i] for i in range(x.shape[-1])]
+        top = stop_gradient(functools.reduce(xp.maximum, columns))
+        total = top + xp.log(sum(xp.exp(column - top) for column in columns))
+        return xp.stack([column - total for column in columns], axis=-1)
+    shifted = x - xp.max(x, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
 def group_sum(x: Array, group: Array) -> Array:
@@ -63,11 +92,12 @@ def group_sum(x: Array, group: Array) -> Array:
 
 
 def scatter_sum(x: Array, index: Array, size: int) -> Array:
-    """Sum the entries of `x` [B] that carry the same index in [0, size): [size]."""
+    """Sum the entries of `x` [B, ...] that carry the same index in [0, size): [size, ...]."""
+    shape = (size, *x.shape[1:])
     if is_torch(x):
-        return x.new_zeros(size).index_add(0, index, x)
+        return x.new_zeros(shape).index_add(0, index, x)
     if is_jax(x):
-        return namespace(x).zeros(size, dtype=x.dtype).at[index].add(x)
-    total = np.zeros(size, dtype=x.dtype)
+        return namespace(x).zeros(shape, dtype=x.dtype).at[index].add(x)
+    total = np.zeros(shape, dtype=x.dtype)
     np.add.at(total, index, x)
     return total

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..credit import GAE
+from ..credit import GAE, ReturnToGo
 from ..method import Method, Source, Training
 from ..objective.decoupled import DecoupledKL
 from ..objective.dropout import PairDropout
-from ..objective.policy import LearnedDrift, PolicyObjective, TopHalf
+from ..objective.policy import Clip, Importance, LearnedDrift, PolicyGradient, PolicyObjective, TopHalf, Widths
 from ..objective.policy.learned import SILENT
 from ..objective.value import ValueLoss
 from ..relations import Bound, Equals, Limit
-from ..step import Adam
+from ..step import Adam, Critic, NaturalGradient
 from .classic import DPO_DRIFT, PPO_CLIP
 
 _PLAIN = {"objective.surrogate": "Importance"}
@@ -86,4 +86,61 @@ VMPO = Method(
     ),
 )
 
-METHODS: tuple[Method, ...] = (LPO_DRIFT, DPPO_DROPOUT, VMPO)
+_GUIDE_STEP = Adam(learning_rate=3e-4, max_grad_norm=0.5, anneal=True)
+_GUIDE_VALUE = ValueLoss(coef=0.5)
+
+PG_GUIDE = Method(
+    key="pg_guide",
+    title="REINFORCE, A2C, TRPO, PPO and V-MPO on one pipeline",
+    home="control",
+    source=Source(
+        paper="The Definitive Guide to Policy Gradients in Deep Reinforcement Learning: Theory, Algorithms and "
+        "Implementations",
+        year=2024,
+        arxiv="2401.13662",
+        code="Matt00n/PolicyGradientsJax reinforce.py, a2c.py, trpo.py, ppo.py, vmpo.py",
+        differences="the code was read. The default is its PPO, the other four are variants by name. Its line search "
+        "for TRPO keeps the last trial even where none was accepted; here the parameters stay. It adds gamma G_{t+1} "
+        "to the residual without the last lambda, and leaves truncated steps out; here credit is GAE. It anneals to "
+        "1 percent, here to 0; its networks have four layers, squash actions and normalise observations and rewards.",
+    ),
+    credit=GAE(),
+    objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), value=_GUIDE_VALUE, standardise=True),
+    step=_GUIDE_STEP,
+    training=Training(epochs=10, minibatches=8, envs=8, rollout=2048),
+    variants=(
+        (
+            "reinforce",
+            (
+                ("credit", ReturnToGo()),
+                ("objective", PolicyObjective(surrogate=PolicyGradient())),
+                ("training", Training(envs=1, rollout=2048)),
+            ),
+        ),
+        (
+            "a2c",
+            (
+                ("objective.surrogate", PolicyGradient()),
+                ("objective.entropy", 0.1),
+                ("training.epochs", 1),
+            ),
+        ),
+        (
+            "trpo",
+            (
+                ("credit.standardise", True),
+                ("objective", PolicyObjective(surrogate=Importance())),
+                ("step", NaturalGradient(damping=0.1, shrink=0.8)),
+                ("critic", Critic(step=_GUIDE_STEP, epochs=10, batch=2048)),
+            ),
+        ),
+        ("ppo", ()),
+        ("vmpo", (("objective", VMPO.objective), ("step", VMPO.step))),
+    ),
+    relations=(
+        Equals("ppo_clip", theirs={"objective.standardise": True}),
+        Equals("pg_guide", "gradient", theirs={"objective.surrogate": "PolicyGradient"}, on="the old policy"),
+    ),
+)
+
+METHODS: tuple[Method, ...] = (LPO_DRIFT, DPPO_DROPOUT, VMPO, PG_GUIDE)

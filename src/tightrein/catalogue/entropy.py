@@ -63,8 +63,8 @@ ESPO_ENTROPY = GRPO.replace(
         differences="version 2 was read. Its eq. 8 is taken as its text explains it, by the mean entropy of a part; "
         "the two parts, the fifth of an answer that was most uncertain and the rest, are those of section 4.4; in "
         "eq. 9 the second factor is 1 with a gradient, as in the GSPO-token that the paper says it follows (in print "
-        "its denominator is the old policy). Variant 'relative': widths around GSPO's, by the entropy of a part over that "
-        "of its answer, all answers' decisions weighing alike.",
+        "its denominator is the old policy). Variant 'relative': widths around those of GSPO, by the entropy of "
+        "a part over that of its answer, whose decisions all weigh alike.",
     ),
     selection=(EntropySegments(groups=2, high=0.2),),
     objective=PolicyObjective(surrogate=Clip(EntropyWidths(scale=0.02), ratio=SegmentRatio()), aggregate=SegmentMean()),

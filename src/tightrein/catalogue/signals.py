@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+from ..credit import GroupCentred
 from ..method import Method, Source
-from ..objective.aggregate import TokenMean
+from ..objective.aggregate import SeqMeanTokenSumNorm, TokenMean
 from ..objective.divergence import ReferenceKL
 from ..objective.perception import Perception
 from ..objective.policy import Clip, Widths
 from ..relations import Equals
+from ..selection import CurvatureMask, DynamicSampling, GradientStep
 from .language import GRPO
 
 _PERCEPTION = "objective.terms.perception"
+_CURVATURE = "selection.curvature_mask"
+_FREE = {"objective.reference.coef": 0.0}
+_AS_GRPO = {**_FREE, "high": 0.3}
 
 PAPO_PERCEPTION = GRPO.replace(
     key="papo_perception",
@@ -20,14 +27,13 @@ PAPO_PERCEPTION = GRPO.replace(
         year=2025,
         arxiv="2507.06448",
         code="MikeWangWZHL/PAPO verl/workers/actor/dp_actor.py; an experimental trainer of TRL",
-        differences="the paper masks image patches; here it is prompt tokens. Its objective, read in a figure, "
-        "differentiates the masked look; the code takes it once, of the old policy, averages over tokens and cuts the "
-        "divergence at 10: variant 'released'. The figure's r - log r - 1 leaves r undefined; that of the code, "
-        "pi_masked / pi, estimates the divergence that is named. Coefficients and the absence of a reference are "
-        "those of the authors' best runs; 'reference' and 'dapo' are those of others. Weights by sample, a share of "
-        "the tokens and annealing, which the code can do too, are off there and not here.",
+        differences="the paper masks image patches; here it is prompt tokens. It differentiates the masked look too; "
+        "the code takes it once, of the old policy, averages over tokens, cuts the divergence at 10 and has a dual "
+        "clip: variant 'released'. The paper prints r - log r - 1 with r = pi / pi_masked; the code has the inverse "
+        "of r, which alone estimates the divergence that the paper names, and so has this. No reference and its "
+        "coefficients are the paper's appendix F; 'reference' is PAPO_G for 7B, 'dapo' is PAPO_D.",
     ),
-    objective=GRPO.objective.replace(reference=ReferenceKL(), terms=(Perception(),)),
+    objective=GRPO.objective.replace(surrogate=Clip(Widths(0.2, 0.3)), reference=ReferenceKL(), terms=(Perception(),)),
     training=GRPO.training.replace(group_size=5, minibatches=3),
     variants=(
         (
@@ -47,12 +53,58 @@ PAPO_PERCEPTION = GRPO.replace(
                 (f"{_PERCEPTION}.entropy", 0.05),
             ),
         ),
-        ("dapo", (("objective.surrogate.bounds.high", 0.28), ("objective.aggregate", TokenMean()))),
+        (
+            "dapo",
+            (
+                ("objective.surrogate.bounds.high", 0.28),
+                ("objective.aggregate", TokenMean()),
+                ("selection", (DynamicSampling(rounds=20),)),
+            ),
+        ),
     ),
     relations=(
-        Equals("grpo", "loss", mine={f"{_PERCEPTION}.coef": 0.0}, theirs={"objective.reference.coef": 0.0}),
-        Equals("grpo", theirs={"objective.reference.coef": 0.0}),
+        Equals("grpo", "loss", mine={f"{_PERCEPTION}.coef": 0.0}, theirs=_AS_GRPO),
+        Equals("grpo", theirs=_AS_GRPO),
     ),
 )
 
-METHODS: tuple[Method, ...] = (PAPO_PERCEPTION,)
+CAPO_CURVATURE = GRPO.replace(
+    key="capo_curvature",
+    title="CAPO: no step on decisions that would move the policy too far",
+    source=Source(
+        paper="Stabilizing Policy Gradients for Sample-Efficient Reinforcement Learning in LLM Reasoning",
+        year=2025,
+        arxiv="2510.00819",
+        code="luckeciano/stable-pg-llm src/open_r1/grpo_entropy_trainer.py",
+        differences="the code divides by all answers, also by those it has masked as a whole, follows the schedule of "
+        "the learning rate, and gives a token outside the 50 likeliest no alternative of its own; here it takes the "
+        "place of the last. Sentences and whole batches as units are ablations of the paper and not here. The code was "
+        "read, of the paper its theorem and a detailed note.",
+    ),
+    selection=(CurvatureMask(),),
+    objective=GRPO.objective.replace(reference=ReferenceKL()),
+    step=GRPO.step.replace(learning_rate=1.5e-5),
+    training=GRPO.training.replace(group_size=8),
+    variants=(
+        (
+            "dr_grpo",
+            (
+                ("credit", GroupCentred()),
+                ("objective.aggregate", SeqMeanTokenSumNorm()),
+                (f"{_CURVATURE}.max_gain", 5e-4),
+                (f"{_CURVATURE}.max_shift", 1e-3),
+            ),
+        ),
+        ("gradient", ((f"{_CURVATURE}.model", GradientStep()),)),
+    ),
+    relations=(
+        Equals(
+            "grpo",
+            mine={f"{_CURVATURE}.max_gain": math.inf, f"{_CURVATURE}.max_shift": math.inf},
+            theirs=_FREE,
+            whole=True,
+        ),
+    ),
+)
+
+METHODS: tuple[Method, ...] = (PAPO_PERCEPTION, CAPO_CURVATURE)

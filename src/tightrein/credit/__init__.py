@@ -4,6 +4,7 @@ from .conflict import ConflictAware
 from .demonstrated import Demonstrated, Mixed
 from .gae import GAE, LengthAdaptiveGAE
 from .group import GroupCentred, GroupNormalised, InformativeScaled, LeaveOneOut
+from .returns import ReturnToGo
 from .smooth import SmoothStandardised
 from .tempered import EntropyTargeted
 from .tokens import TokenNormalised
@@ -23,6 +24,7 @@ __all__ = [
     "LengthAdaptiveGAE",
     "Mixed",
     "MonteCarloValues",
+    "ReturnToGo",
     "SmoothStandardised",
     "TokenNormalised",
     "TurnGAE",

@@ -58,7 +58,10 @@ class GroupNormalised(Credit):
 
 @dataclass(frozen=True)
 class GroupCentred(Credit):
-    """Reward minus the group's mean, not scaled: no bias by difficulty. arXiv 2503.20783 (Dr. GRPO)."""
+    """Reward minus the group's mean, not scaled: no bias by difficulty. arXiv 2503.20783 (Dr. GRPO).
+
+    A group of one has advantage 0, as in TRL; in verl it is the reward.
+    """
 
     equation = "A_i = R_i - mean_g"
     needs = frozenset({"reward", "group"})

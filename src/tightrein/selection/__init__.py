@@ -2,6 +2,7 @@
 
 from .answers import DropTruncated, DynamicSampling, Selection, ThresholdResampling
 from .balance import BalancedSigns
+from .curvature import AdamStep, CurvatureMask, GradientStep
 from .downsample import InformativeTokens, MaximumVariance, Ramp
 from .gate import AccuracyGate
 from .marks import EntropySegments, UncertaintyScale
@@ -9,11 +10,14 @@ from .mismatch import EachToken, Pool, RejectMismatch, SequenceMax, SequenceMean
 
 __all__ = [
     "AccuracyGate",
+    "AdamStep",
     "BalancedSigns",
+    "CurvatureMask",
     "DropTruncated",
     "DynamicSampling",
     "EachToken",
     "EntropySegments",
+    "GradientStep",
     "InformativeTokens",
     "MaximumVariance",
     "Pool",

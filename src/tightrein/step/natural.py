@@ -23,7 +23,7 @@ class NaturalGradient(Step):
     """The largest step along the natural gradient that the trust region allows. arXiv 1502.05477, appendix C.
 
     F is the Hessian of the mean KL(pi_old || pi) at pi_old, the Fisher matrix, of which only products with vectors
-    are made, on every `subsample`-th decision. The line search halves the step up to `tries` times until the
+    are made, on every `subsample`-th decision. The line search shrinks the step up to `tries` times until the
     surrogate gains at least `improvement` of what its gradient promises and the measured KL is at most
     `slack` * delta (None: not checked); if no step does, the parameters stay.
 
@@ -31,13 +31,14 @@ class NaturalGradient(Step):
     (1 or 0) and `surrogate_gain`.
     """
 
-    equation = "theta + alpha sqrt(2 delta / x'Fx) x,   F x = g,   alpha = 1, 1/2, ... until KL <= slack delta, L grows"
+    equation = "theta + alpha sqrt(2 delta / x'Fx) x,   F x = g,   alpha = 1, shrink, ... until KL <= slack delta, L grows"
     needs = frozenset({"dist", "dist_old"})
     delta: float = setting(0.01, above=0)
     damping: float = setting(1e-3, at_least=0)
     iterations: int = setting(10, at_least=1)
     tolerance: float = setting(1e-10, at_least=0)
     tries: int = setting(10, at_least=1)
+    shrink: float = setting(0.5, above=0, below=1)
     slack: float | None = setting(1.0, above=0)
     improvement: float = setting(0.0, at_least=0, below=1)
     subsample: int = setting(1, at_least=1)
@@ -72,15 +73,15 @@ class NaturalGradient(Step):
         def searching(carry: Any) -> Any:
             return (carry[0] < self.tries) & ~carry[-1]
 
-        def halve(carry: Any) -> Any:
-            alpha = 0.5 * carry[1]
+        def smaller(carry: Any) -> Any:
+            alpha = self.shrink * carry[1]
             after, divergence = evaluate(old + alpha * step)
             gain = before - after
             accepted = (gain >= self.improvement * alpha * promised) & (gain < xp.inf) & (divergence <= limit)
             return carry[0] + 1, alpha, gain, divergence, accepted
 
-        start = (0, zero + 2, zero, zero, zero > 0)
-        _, alpha, gain, divergence, accepted = repeat_while(searching, halve, start)
+        start = (0, zero + 1 / self.shrink, zero, zero, zero > 0)
+        _, alpha, gain, divergence, accepted = repeat_while(searching, smaller, start)
         taken = {"kl_step": divergence, "step_size": alpha, "surrogate_gain": gain, "accepted": xp.ones_like(zero)}
         report = {name: xp.where(accepted, value, zero) for name, value in taken.items()}
         return xp.where(accepted, old + alpha * step, old), report

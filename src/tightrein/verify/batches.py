@@ -16,15 +16,19 @@ from ..method import Method
 from ..objective.policy import Surrogate
 
 ROWS, WIDTH, PROMPTS = 8, 7, 9
+ACTIONS, HIDDEN = 4, 3
+# What has no default, by the end of its path: a run's engine knows it.
+SIZES = {"aggregate.length": WIDTH, ".step_size": 1e-3, ".model.tokens": ACTIONS, ".model.width": HIDDEN}
 MOVING = ("logp", "value", "entropy", "logp_masked")  # with the parameters of `dist`: what carries a gradient
 Fields = dict[str, Any]
 
 
 def method(key: str, **overrides: Any) -> Method:
-    """The method `key` as tr.method makes it, with the length that has no default set to the batch's width."""
+    """The method `key` as tr.method makes it, with the sizes that have no default set to those of the batch."""
     made = named(key, **overrides)
-    unset = {p: WIDTH for p, v in made.settings().items() if p.endswith("aggregate.length") and v is None}
-    return made.override(unset)
+    unset = [path for path, value in made.settings().items() if value is None]
+    sizes = {path: size for path in unset for end, size in SIZES.items() if path.endswith(end)}
+    return made.override(sizes)
 
 
 def fields(
@@ -55,10 +59,11 @@ def fields(
 def _shown_otherwise(rng: np.random.Generator, made: Fields) -> Fields:
     """What only a few methods read: the policy when it sees less, or at another temperature, and inside it."""
     shape = made["logp"].shape
-    tokens = made["action"] if made["action"].ndim == 2 else rng.integers(0, 4, shape)
+    tokens = made["action"] if made["action"].ndim == 2 else rng.integers(0, ACTIONS, shape)
     return {
         "token": tokens,
-        "hidden": rng.standard_normal((*shape, 3)),
+        "hidden": rng.standard_normal((*shape, HIDDEN)),
+        "alternative": rng.permuted(np.tile(np.arange(ACTIONS), (*shape, 1)), axis=-1),
         "logp_masked": made["logp_behaviour"],
         "logp_tempered": np.stack([made["logp_old"] + 0.1, made["logp_old"] - 0.1], axis=-1),
         "formula": rng.permuted(np.tile(np.arange(-1, 5), (len(tokens), 1)), axis=1)[:, :3],
@@ -67,7 +72,7 @@ def _shown_otherwise(rng: np.random.Generator, made: Fields) -> Fields:
 
 def _policies(rng: np.random.Generator, rows: int, width: int, spread: float, gaussian: bool) -> Fields:
     """The log-probabilities of the actions under distributions that lie `spread` apart."""
-    shape = (rows, width, 2 if gaussian else 4)
+    shape = (rows, width, 2 if gaussian else ACTIONS)
 
     def distribution(near: Any) -> Any:
         step = (0 if near is None else spread) * rng.standard_normal(shape)

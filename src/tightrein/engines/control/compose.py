@@ -18,7 +18,7 @@ STEP = tr.parts.Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5)
 PREPARED = frozenset(
     {
         "logp_old", "logp_behaviour", "dist_old", "entropy_old", "action", "mask", "reward", "value_old", "value_next",
-        "terminated", "truncated", "staleness", "random",
+        "terminated", "truncated", "staleness", "random", "token",
     }
 )  # fmt: skip
 GIVEN = (PREPARED - {"reward", "value_next", "terminated", "truncated"}) | {
@@ -96,7 +96,8 @@ def _check(method: Any, layers: int) -> None:
     if isinstance(method.step, Optimizer):
         method.step.optax(1, [1] * (layers - 1))  # raises where it finds no hidden matrix
     check_supplied(method, "control", PREPARED, GIVEN, REMEDIES)
-    if "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
+    learned = method.objective.value.coef or method.critic is not None
+    if learned and "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
         raise TightreinError(
             f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"
         )

@@ -38,7 +38,9 @@ PREPARED = {
     "pairs": ALWAYS | {"chosen"},
 }
 SEEN = frozenset({"logp", "entropy", "value", "logp_masked"})  # at every gradient step
-WHOLE = frozenset({"dist", "dist_old", "action"})  # where a part says how many tokens to keep, or there are few
+WHOLE = frozenset(
+    {"dist", "dist_old", "action", "alternative"}
+)  # where a part says how many tokens to keep, or there are few
 PRETRAINING = 10  # updates of the critic alone on the embedded model, at most
 
 # What a user can set so that a field is no longer needed.
@@ -86,6 +88,14 @@ def with_length(method: Any, max_new_tokens: int) -> tuple[Any, list[str]]:
         f"{path} = {value} is never reached: answers end at {max_new_tokens} tokens" for path, value in far.items()
     ]
     return method.override(unset), notes
+
+
+def with_sizes(method: Any, model: Any) -> Any:
+    """The method with what only the optimizer and the model's output layer know, where it asks for that."""
+    rows, width = model.get_output_embeddings().weight.shape
+    known = {"step_size": method.step.learning_rate, "tokens": rows, "width": width}
+    unset = {path: path.split(".")[-1] for path, value in method.settings().items() if value is None}
+    return method.override({path: known[name] for path, name in unset.items() if name in known})
 
 
 def _at_home(method: Any, credit: str | None) -> tuple[Any, list[str]]:

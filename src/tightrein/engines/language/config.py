@@ -54,6 +54,8 @@ class LanguageConfig:
     """Updates between sampling answers and learning from them, as where sampling and training run side by side."""
     sampler_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the sampler; below float32 it works on a copy of the weights, as fast inference engines do."""
+    routing: Literal["free", "old", "sampler"] = "free"
+    """Experts that a mixture of experts uses in training: its own, the old policy's (R2), or the sampler's (R3)."""
     seed: int = 0
     """Seed of everything random."""
     updates: int | None = None

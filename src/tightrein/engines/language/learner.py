@@ -84,6 +84,12 @@ class Learner:
         work = self._observer.before(batch, generator)
         return dataclasses.replace(work, decisions=self._method.prepare(work.decisions, self.state))
 
+    def _selected(self, batch: Batch, work: Work) -> dict[str, float]:
+        """Share of the decisions that the method's selection left, where it has one."""
+        if not self._method.selection:
+            return {}
+        return {"selected": float(work.decisions.mask.sum() / batch.samples.mask.sum())}
+
     def _minibatches(self, work: Work, generator: torch.Generator) -> list[Tensor]:
         group, whole = work.decisions.group, self._method.objective.whole_groups
         each = (minibatches(group, self._plan.minibatches, generator, whole=whole) for _ in range(self._plan.epochs))

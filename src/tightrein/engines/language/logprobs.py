@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tightrein.distributions import Categorical
+from tightrein.engines.language.routing import recorded, replayed, stacked
 from tightrein.engines.language.sampling import Samples, positions_of
 
 ABSENT = -27.6  # log-probability (about 1e-12) given to the slots of tokens that are not kept
@@ -63,7 +64,7 @@ class Kept:
 class View:
     """What a model makes of the decisions in some rows: [B, T] each; but for two only where asked for.
 
-    hidden: [B, T, H]. embedding: [B, H]. tempered: [B, T, K].
+    hidden: [B, T, H]. embedding: [B, H]. tempered: [B, T, K]. experts: [B, L, layers, k].
     """
 
     logp: Tensor
@@ -74,12 +75,13 @@ class View:
     hidden: Tensor | None = None
     embedding: Tensor | None = None
     tempered: Tensor | None = None
+    experts: Tensor | None = None
 
 
 def view(
     model: Any, ids: Tensor, attention: Tensor, span: int, temperature: float = 1.0, *, entropy_gradient: bool = False,
     head: Callable[[Tensor], Tensor] | None = None, kept: Kept | Keeping | None = None, hidden: bool = False,
-    embedding: bool = False, temperatures: Sequence[float] = (),
+    embedding: bool = False, temperatures: Sequence[float] = (), experts: Tensor | bool = False,
 ) -> View:  # fmt: skip
     """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions.
 
@@ -87,9 +89,9 @@ def view(
     gradient only if asked for, as keeping what its backward needs costs memory. head: values from the hidden states
     [B, T, H] of the positions at which the decisions are made. kept: the tokens of `dist`, or how many. hidden: those
     states themselves. embedding: the mean state behind the tokens of the answer. temperatures: relative to
-    `temperature`, those of `tempered`.
+    `temperature`, those of `tempered`. experts: those of Samples, to be followed; True: to be written down.
     """
-    with _output_layer(model, head is not None or hidden or embedding) as reads:
+    with _output_layer(model, head is not None or hidden or embedding) as reads, _routing(model, experts) as routed:
         output = model(
             input_ids=ids,
             attention_mask=attention,
@@ -114,7 +116,15 @@ def view(
         states[:, :-1].float() if hidden and states is not None else None,
         _pooled(states[:, 1:], attention[:, -span:]) if embedding and states is not None else None,
         torch.stack([_tempered(everything, logp, t) for t in temperatures], -1) if temperatures else None,
+        stacked(routed, len(ids)) if routed else None,
     )
+
+
+def _routing(model: Any, experts: Tensor | bool) -> AbstractContextManager[Any]:
+    """Replays the experts, or writes down which they are, or neither."""
+    if isinstance(experts, Tensor):
+        return replayed(model, experts)
+    return recorded(model) if experts else nullcontext()
 
 
 @contextmanager
@@ -144,8 +154,11 @@ def _tempered(everything: Tensor, logp: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def view_all(model: Any, samples: Samples, temperature: float = 1.0, **options: Any) -> View:
-    """As `view`, without gradient and dropout, in as many passes as memory wants. The model's mode is put back."""
+def view_all(model: Any, samples: Samples, temperature: float = 1.0, *, replay: bool = False, **options: Any) -> View:
+    """As `view`, without gradient and dropout, in as many passes as memory wants. The model's mode is put back.
+
+    replay: the experts that the samples hold, if any, are followed.
+    """
     size, span = samples.mask.shape
     at_once = max(1, LOGITS // (span * int(model.config.get_text_config().vocab_size)))
     training = model.training
@@ -153,7 +166,9 @@ def view_all(model: Any, samples: Samples, temperature: float = 1.0, **options: 
     try:
         rows = torch.arange(size, device=samples.mask.device)
         some = [samples.take(rows[start : start + at_once]) for start in range(0, size, at_once)]
-        seen: View = _together([view(model, s.ids, s.attention, span, temperature, **options) for s in some])
+        told: list[dict[str, Any]] = [{"experts": s.experts} if replay else {} for s in some]
+        each = zip(some, told, strict=True)
+        seen: View = _together([view(model, s.ids, s.attention, span, temperature, **options, **e) for s, e in each])
         return seen
     finally:
         model.train(training)

@@ -83,7 +83,7 @@ class Observer:
         unknown = bool({"logp_old", "logp_behaviour"} & self._wanted) and bool(batch.written.any())
         if apart or unknown or missing & OF_THE_OLD.keys():
             seen = view_all(
-                self._policy.model, batch.samples, self._temperature,
+                self._policy.model, batch.samples, self._temperature, replay=True,
                 head=self._critic if "value_old" in missing else None,
                 kept=self._keeping if "dist_old" in missing else None,
                 hidden="hidden" in missing, embedding="embedding" in missing,
@@ -103,8 +103,9 @@ class Observer:
         """The decisions with what the present policy makes of them; it carries the gradient."""
         s = work.samples
         seen = view(
-            self._policy.model, s.ids, s.attention, s.mask.shape[1], self._temperature, kept=work.kept,
+            self._policy.model, s.ids, s.attention, s.mask.shape[1], self._temperature, kept=work.kept if "dist" in self._needs else None,
             entropy_gradient="entropy" in self._needs, head=self._critic if "value" in self._needs else None,
+            experts=s.experts,
         )  # fmt: skip
         now = work.decisions.replace(logp=seen.logp, entropy=seen.entropy, value=seen.value, dist=seen.dist)
         if work.masked is not None:
@@ -122,7 +123,7 @@ class Observer:
         if seen.value is not None:
             found["bootstrap"] = torch.zeros_like(batch.written)  # an answer that the limit cut is over, too
         if seen.kept is not None:
-            found["action"] = seen.kept.action
+            found |= {"action": seen.kept.action, "alternative": seen.kept.index}
         found = {name: field for name, field in found.items() if name not in have and field is not None}
         written = batch.written[:, None] != 0
         for name in {"logp_old", "logp_behaviour"} & self._wanted:

@@ -126,6 +126,10 @@ def check_sampling(method: Any, config: LanguageConfig, task: Task) -> None:
             f"{method.key} resets to the middle of answers, and with tools or games there is no way back",
             "leave --tools out and choose another --task, or set credit.values=none to train a value head",
         )
+    if method.experience != "rollouts" and config.routing != "free":
+        raise TightreinError(
+            f"{method.key} learns from answers that nobody sampled, whose experts are not known", "leave --routing out"
+        )
     if method.experience in ("pairs", "demonstrations") and (config.lag or config.sampler_dtype != "float32"):
         raise TightreinError(
             f"{method.key} learns from written answers and samples none", "leave --lag and --sampler-dtype out"

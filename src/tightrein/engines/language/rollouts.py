@@ -14,6 +14,7 @@ import torch
 import tightrein as tr
 from tightrein.engines.language.checkpointing import under, within
 from tightrein.engines.language.experience import Batch, fields_of
+from tightrein.engines.language.logprobs import view_all
 from tightrein.engines.language.memory import Memory
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.rollout import Collector
@@ -28,12 +29,15 @@ class Rollouts:
 
     lag: so many updates pass between sampling a batch and learning from it; the first batches are all sampled by the
     untrained policy. dtype: precision of the sampler's own copy of the weights; float32: it has none. memory: of the
-    last answers, where the method reads how far the policy has drifted from them.
+    last answers, where the method reads how far the policy has drifted from them. routing: "old" writes down the
+    experts that the policy uses before it learns (the sampler's own come with the answers).
     """
 
     def __init__(
-        self, collector: Collector, stream: Stream, seed: int, *, lag: int = 0, dtype: str = "float32"
-    ) -> None:
+        self, collector: Collector, stream: Stream, seed: int, *, lag: int = 0, dtype: str = "float32",
+        routing: str = "free",
+    ) -> None:  # fmt: skip
+        self._routing = routing
         self._policy, self._collector, self._stream, self._lag = collector.policy, collector, stream, lag
         self._sampler = None if dtype == "float32" else _copied(self._policy, DTYPES[dtype])
         if self._sampler is not None:
@@ -58,7 +62,12 @@ class Rollouts:
             decisions = decisions.replace(drift=drift)
             self._memory.keep(batch)
         exact = self._sampler is None and sampled == update
-        return dataclasses.replace(batch, decisions=decisions, exact=exact)
+        samples = self._routed(batch.samples) if self._routing == "old" else batch.samples
+        return dataclasses.replace(batch, samples=samples, decisions=decisions, exact=exact)
+
+    def _routed(self, samples: Samples) -> Samples:
+        seen: Any = view_all(self._policy.model, samples, experts=True)
+        return dataclasses.replace(samples, experts=seen.experts)
 
     def arrays(self) -> dict[str, Any]:
         """See Experience."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tightrein.engines.language.routing import recorded, stacked
 
 SHRINK = 0.5  # the batch is repacked when no more than this share of its rows still runs
 
@@ -20,7 +23,8 @@ class Samples:
     prompts: [B, P] left-padded ids. prompt_mask: [B, P]. completions: [B, T] right-padded ids, the end token
     included. mask: [B, T], 1 on what the model wrote. logp: [B, T] of each sampled token under the tempered
     distribution. ended: [B], False where a limit cut the answer. present: [B, T], 1 also on what a partner (a tool)
-    said in between. earned: [B, T] rewards of the partner, each on the last token of the turn it is for.
+    said in between. earned: [B, T] rewards of the partner, each on the last token of the turn it is for. experts:
+    [B, P + T, layers, k], to which a mixture of experts sent each token, where that was written down (else no layers).
     """
 
     prompts: Tensor
@@ -31,10 +35,13 @@ class Samples:
     ended: Tensor
     present: Tensor = None  # type: ignore[assignment]
     earned: Tensor = None  # type: ignore[assignment]
+    experts: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "present", self.mask if self.present is None else self.present)
         object.__setattr__(self, "earned", torch.zeros_like(self.mask) if self.earned is None else self.earned)
+        if self.experts is None:
+            object.__setattr__(self, "experts", self.ids.new_zeros((*self.ids.shape, 0, 0), dtype=torch.int16))
 
     @property
     def ids(self) -> Tensor:
@@ -75,18 +82,19 @@ class Partner(Protocol):
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are drawn. temperature 0: always the most probable token."""
+    """How answers are drawn. temperature 0: always the most probable token. experts: whether to write these down."""
 
     max_new_tokens: int
     eos_ids: frozenset[int]
     pad_id: int
     temperature: float = 1.0
     top_p: float = 1.0
+    experts: bool = False
 
     @property
     def greedy(self) -> Decoding:
         """The same, but always the most probable token."""
-        return replace(self, temperature=0.0)
+        return replace(self, temperature=0.0, experts=False)
 
     def within(self, max_new_tokens: int) -> Decoding:
         """The same with another limit of length."""
@@ -118,7 +126,7 @@ def join(parts: Sequence[Samples], pad_id: int) -> Samples:
             functional.pad(part.prompts, before, value=pad_id), functional.pad(part.prompt_mask, before),
             functional.pad(part.completions, after, value=pad_id), functional.pad(part.mask, after),
             functional.pad(part.logp, after), part.ended, functional.pad(part.present, after),
-            functional.pad(part.earned, after),
+            functional.pad(part.earned, after), functional.pad(part.experts, (0, 0, 0, 0, before[0], after[1])),
         )  # fmt: skip
 
     same = [padded(part) for part in parts]
@@ -142,7 +150,9 @@ def sample(
     training = model.training
     model.eval()
     try:
-        return _Sampler(model, prompts, group_size, decoding, generator, partner).run()
+        recording: AbstractContextManager[list[Tensor]] = recorded(model) if decoding.experts else nullcontext([])
+        with recording as seen:
+            return _Sampler(model, prompts, group_size, decoding, generator, partner, seen).run()
     finally:
         model.train(training)
 
@@ -152,9 +162,10 @@ class _Sampler:
 
     def __init__(
         self, model: Any, prompts: Sequence[Sequence[int]], group_size: int, decoding: Decoding, generator: Any,
-        partner: Partner | None,
+        partner: Partner | None, seen: list[Tensor],
     ) -> None:  # fmt: skip
         self._model, self._decoding, self._generator, self._partner = model, decoding, generator, partner
+        self._seen = seen  # the experts of the last forward pass, where they are written down
         device = next(model.parameters()).device
         ids, mask = pad_left(prompts, decoding.pad_id, device)
         self._padded = not bool(mask.all())  # without padding the model needs no mask, and is faster
@@ -164,6 +175,10 @@ class _Sampler:
             self._logits = self._logits.repeat_interleave(group_size, 0)
         self._prompts, self._prompt_mask = ids.repeat_interleave(group_size, 0), mask.repeat_interleave(group_size, 0)
         size, longest = self._prompts.shape[0], decoding.max_new_tokens
+        self._experts = None
+        if seen:
+            routed = self._routed(len(prompts)).repeat_interleave(group_size, 0)
+            self._experts = functional.pad(routed, (0, 0, 0, 0, 0, longest))
         self._completions = torch.full((size, longest), decoding.pad_id, device=device)
         self._logp = torch.zeros((size, longest), device=device)
         self._mask = torch.zeros((size, longest), device=device)
@@ -192,13 +207,30 @@ class _Sampler:
                 position_ids=(self._lengths + t)[:, None], past_key_values=self._cache, use_cache=True,
             )  # fmt: skip
             self._logits = output.logits[:, -1]
+            if self._experts is not None:
+                self._experts[self._rows, width + t] = self._routed(len(self._rows))[:, 0]
         used = t + 1
         completions, mask, logp = self._completions[:, :used], self._mask[:, :used], self._logp[:, :used]
-        samples = Samples(self._prompts, self._prompt_mask, completions, mask, logp, self._ended)
+        experts = None if self._experts is None else self._experts[:, : width + used]
+        samples = Samples(
+            self._prompts,
+            self._prompt_mask,
+            completions,
+            mask,
+            logp,
+            self._ended,
+            experts=experts,  # type: ignore[arg-type]
+        )
         if self._partner is None:
             return samples
         earned, closed = self._partner.verdict(used, mask.device)
         return replace(samples, present=self._present[:, :used], earned=earned, ended=self._ended | closed)
+
+    def _routed(self, rows: int) -> Tensor:
+        """The experts of the last forward pass: [rows, L, layers, k]."""
+        experts = stacked(self._seen, rows)
+        self._seen.clear()
+        return experts
 
     def _prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         output = self._model(

@@ -21,7 +21,7 @@ def rollouts(setup: Setup) -> Experience:
         config.steps or (steps.EMBEDDED if config.embedded else steps.DEFAULT),
     )  # fmt: skip
     stream = Stream(task, config.seed, setup.method.curriculum)
-    return Rollouts(collector, stream, config.seed, lag=config.lag, dtype=config.sampler_dtype)
+    return Rollouts(collector, stream, config.seed, lag=config.lag, dtype=config.sampler_dtype, routing=config.routing)
 
 
 def mixed(setup: Setup) -> Experience:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tightrein.engines.language import embedded
-from tightrein.engines.language.compose import compose, with_length
+from tightrein.engines.language.compose import compose, with_length, with_sizes
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.loop import Training
 from tightrein.engines.language.models import load_pretrained
 from tightrein.engines.language.remarks import longest_answer, on_length, remarks
 from tightrein.engines.language.rollout import check_sampling
+from tightrein.engines.language.routing import routers
 from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.tasks import Functions, load_task
@@ -55,8 +56,10 @@ def train(
     task = load_task(config, wanted, dataset, reward, tools, method.experience)
     check_sampling(method, config, task)
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
+    if config.routing != "free":
+        routers(policy.model)  # raises where there are none
     longest, cut = longest_answer(config, policy, task)
-    method, more = with_length(method, longest)
+    method, more = with_length(with_sizes(method, policy.model), longest)
     made = BUILT_IN.get(method.experience, ()) if config.dataset is None else ()
     notes = [*notes, *more, *task.notes, *made, *remarks(config, method, task)]
     run = Run.create(
@@ -65,7 +68,8 @@ def train(
     if not config.quiet:
         shown = (*notes, *cut, *on_length(config, method, plan))
         print("".join(f"note: {note}\n" for note in shown), end="", flush=True)
-    decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p)
+    told = config.routing == "sampler"
+    decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p, experts=told)
     with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
         return Training(Setup(config, plan, task, policy, method, decoding), run).go(stop)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...arrays import Array, at_least_float32, atleast, clip, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, at_least_float32, atleast, clip, namespace, spread, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ...settings import setting
@@ -55,11 +55,14 @@ class BalancedBounds(Bounds):
         xp = namespace(r)
         low, lifted, high = (batch.number(x) for x in (self.low, self.low_max, self.high))
         if self.lower_first:
-            enough = _share(batch.gain(high), batch.cost(low)) >= self.share
-            low = xp.where(enough, low, lifted)
+            low = xp.where(self._enough(batch.gain(high), batch.cost(low)), low, lifted)
         cost = batch.cost(low)
         high = self._least_high(batch, cost)
-        return xp.where(_share(batch.gain(high), cost) < self.share, lifted, low), high
+        return xp.where(self._enough(batch.gain(high), cost), low, lifted), high
+
+    def _enough(self, gain: Array, cost: Array) -> Array:
+        """Whether the positive advantages hold their share: a boolean scalar."""
+        return (1 - self.share) * gain >= self.share * cost
 
     def _least_high(self, batch: _Batch, cost: Array) -> Array:
         """The lowest upper bound on the grid that reaches the share, or the highest there is: a scalar.
@@ -71,7 +74,7 @@ class BalancedBounds(Bounds):
         below, above = batch.number(-1), batch.number(steps)  # `below` does not reach it, as far as is known
         for _ in range(math.ceil(math.log2(steps + 1))):
             middle = xp.floor((below + above) / 2)
-            reached = _share(batch.gain(self._high_at(middle)), cost) >= self.share
+            reached = self._enough(batch.gain(self._high_at(middle)), cost)
             below, above = xp.where(reached, below, middle), xp.where(reached, middle, above)
         return self._high_at(above)
 
@@ -96,9 +99,9 @@ class _Batch:
 
     def __init__(self, rule: BalancedBounds, d: Decisions, r: Array, advantage: Array) -> None:
         mask = d.weights()
-        self.r = stop_gradient(r) + namespace(mask).zeros_like(mask)
-        weight = exp_limited(zero_where_masked(at_least_float32(d.logp_old), mask)) if rule.weighted else 1.0
-        weighted = zero_where_masked(stop_gradient(advantage) * weight + 0 * self.r, mask)
+        self.r = spread(stop_gradient(r), mask)
+        weight = exp_limited(at_least_float32(stop_gradient(d.logp_old))) if rule.weighted else 1.0
+        weighted = zero_where_masked(spread(stop_gradient(advantage), mask) * weight, mask)
         self.positive, self.negative = atleast(weighted, 0), atleast(-weighted, 0)
 
     def number(self, x: float) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, atleast, atmost, namespace
+from ...arrays import Array, atleast, atmost, clip, namespace
 from ...decisions import Decisions
 from ...settings import setting
 from .bounds import Bounds, Widths
@@ -37,8 +37,8 @@ class Clip(Surrogate):
     def within(self, r: Array, advantage: Array, low: Array | float, high: Array | float) -> Array:
         """The loss within these bounds, elementwise."""
         # min(r A, clip(r) A): a good decision gains nothing above the bounds, a bad one nothing below
-        held = namespace(r).where(advantage < 0, atleast(r, low), atmost(r, high))
-        return self.limited(-held * advantage, advantage)
+        bad = atleast(r, low) if self.dual is None else clip(r, low, self.dual)
+        return namespace(r).where(advantage < 0, bad, atmost(r, high)) * -advantage
 
     def limited(self, loss: Array, advantage: Array) -> Array:
         """The loss under the dual clip, where there is one, elementwise."""

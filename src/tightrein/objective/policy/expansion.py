@@ -32,11 +32,9 @@ class TayPO(Surrogate):
         """Discounted sum of r - 1 over the earlier decisions of the same episode: [B, T]."""
         mask = d.weights()
         xp = namespace(mask)
-        goes_on = xp.ones_like(mask)
+        decay = 1 - (1 - self.gamma) * mask
         for end in (d.terminated, d.truncated):
             if end is not None:
-                goes_on = goes_on * (1 - zero_where_masked(xp.astype(end, mask.dtype), mask))
-        before = xp.concat([xp.zeros_like(mask[:, :1]), goes_on[:, :-1]], axis=1)
-        decay = before * (mask * self.gamma + (1 - mask))
-        reached = xp.flip(linear_recurrence(xp.flip(gap, axis=1), xp.flip(decay, axis=1)), axis=1)
-        return zero_where_masked(reached - gap, mask)
+                goes_on = 1 - zero_where_masked(xp.astype(end, mask.dtype), mask)
+                decay = decay * xp.concat([goes_on[:, :1], goes_on[:, :-1]], axis=1)
+        return linear_recurrence(gap, decay, forwards=True) - gap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, namespace, sigmoid
+from ...arrays import Array, atleast, namespace, sigmoid
 from ...decisions import Decisions
 from ...settings import setting
 from .surrogate import Surrogate
@@ -45,7 +45,7 @@ class SPO(Surrogate):
 
     def formula(self, r: Array, advantage: Array) -> Array:
         """See Surrogate."""
-        return -(r * advantage - namespace(r).abs(advantage) / (2 * self.epsilon) * (r - 1) ** 2)
+        return namespace(r).abs(advantage) / (2 * self.epsilon) * (r - 1) ** 2 - r * advantage
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the ratio is outside [1 - epsilon, 1 + epsilon], that is, where it may be pulled back."""
@@ -70,17 +70,14 @@ class DriftDPO(Surrogate):
 
     def formula(self, r: Array, advantage: Array) -> Array:
         """See Surrogate."""
-        return -(r * advantage - self.drift(r, advantage))
+        return self.drift(r, advantage) - r * advantage
 
     def drift(self, r: Array, advantage: Array) -> Array:
         """What leaving r = 1 costs; 0 while the step makes things worse anyway, elementwise."""
-        xp = namespace(r)
-        gain = (r - 1) * advantage
-        log_gain = xp.log(r) * advantage
-        positive = gain - self.alpha * xp.tanh(gain / self.alpha)
-        negative = log_gain - self.beta * xp.tanh(log_gain / self.beta)
-        drift = xp.where(advantage >= 0, positive, negative)
-        return xp.where(drift > 0, drift, xp.zeros_like(drift))
+        xp, good = namespace(r), advantage >= 0
+        gain = xp.where(good, r - 1, xp.log(r)) * advantage
+        width = xp.where(good, self.alpha + 0 * advantage, self.beta)
+        return atleast(gain - width * xp.tanh(gain / width), 0)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the drift is positive."""

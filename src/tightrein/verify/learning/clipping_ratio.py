@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...objective.policy import GeometricClip, Widths
-from ...objective.ratio import exp_limited, log_ratio
+from ...objective.ratio import log_ratio
 from ..batches import batch, gradient, method
 from ..pin import Shown, shows
 from .language import language_run
@@ -20,10 +20,10 @@ LAST = slice(-1, None)
 
 
 @functools.cache
-def _accuracy(key: str, *settings: tuple[str, Any]) -> tuple[float, float]:
+def _accuracy(key: str, *settings: str) -> tuple[float, float]:
     """Held-out accuracy before and after 20 updates of 48 prompts with 8 answers each, in 4 steps."""
     shape = {"prompts": 48, "group_size": 8, "minibatches": 4, "eval_every": 20, "checkpoint_every": 1000}
-    lines = language_run(key, updates=20, **dict(settings), **shape)
+    lines = language_run(key, updates=20, set=settings, **shape)
     return lines[0]["eval_accuracy"], lines[-1]["eval_accuracy"]
 
 
@@ -47,21 +47,23 @@ def gspo_token() -> Shown:
 
 @shows("gmpo")
 def gmpo() -> Shown:
-    """The range over a batch of the ratio that weighs an answer, against that of the arithmetic mean."""
-    shares = []
+    """The weight of an answer against the arithmetic mean of its tokens' ratios: how large, and how far apart."""
+    excess, ranges = -np.inf, []
     for seed in range(200):
         d = batch(seed, method("gmpo"), spread=1.0)
         good = d.replace(advantage=1 + 0 * d.logp)
-        lengths = d.mask.sum(1)
-        capped = exp_limited(np.minimum(log_ratio(good), 0.4)) * d.mask
-        geometric, arithmetic = -GeometricClip()(good)[:, 0], capped.sum(1) / lengths
-        shares.append(float(np.ptp(geometric) / np.ptp(arithmetic)))
+        log_r, lengths = log_ratio(good), d.mask.sum(1)
+        geometric = -GeometricClip()(good)[:, 0]
+        clipped, free = ((np.exp(x) * d.mask).sum(1) / lengths for x in (np.minimum(log_r, 0.4), log_r))
+        excess = max(excess, float(np.max(geometric - clipped)))
+        ranges.append(float(np.ptp(geometric) / np.ptp(free)))
     start, end = _accuracy("gmpo")
-    narrower = float(np.mean(np.array(shares) <= 1))
+    narrower = float(np.mean(np.array(ranges) <= 1))
     return Shown(
-        f"over 200 random batches the geometric mean ranges over {np.mean(shares):.2f} times what the arithmetic one "
-        f"does, and over less in {narrower:.0%}; held-out accuracy {start:.2f} -> {end:.2f} in 20 updates",
-        np.mean(shares) < 1 and narrower >= 0.5 and end > start + 0.1,
+        f"in 200 random batches no answer weighs more than by the arithmetic mean of the same clipped ratios; over a "
+        f"batch the weights range over {np.mean(ranges):.2f} times what they do without a clip, over less in "
+        f"{narrower:.0%}; held-out accuracy {start:.2f} -> {end:.2f} in 20 updates",
+        excess <= 1e-12 and np.mean(ranges) < 0.75 and end > start + 0.1,
     )
 
 
@@ -128,19 +130,22 @@ def dhpo() -> Shown:
         ours, theirs = method("dhpo", **changes), method(key, **free)
         d = batch(0, ours)
         off.append(abs(float(ours.loss(d).value - theirs.loss(d).value)))
-    found = {w: _accuracy("dhpo", ("objective.surrogate.weight", w)) for w in (0.0, 0.5, 1.0, None)}
-    named = {None: "by entropy"}
+    found = {w: _accuracy("dhpo", f"objective.surrogate.weight={w}") for w in ("0.0", "0.5", "1.0", "none")}
+    named = {"none": "by entropy"}
     learned = ", ".join(f"{end:.2f} ({named.get(w, w)})" for w, (_, end) in found.items())
     return Shown(
         f"off grpo's loss by {off[0]:.0e} with weight 1, off gspo's by {off[1]:.0e} with 0; held-out accuracy from "
-        f"{found[0.5][0]:.2f} to {learned} in 20 updates",
+        f"{found['0.5'][0]:.2f} to {learned} in 20 updates",
         max(off) < 1e-6 and all(end > start + 0.1 for start, end in found.values()),
     )
 
 
 @shows("etr")
 def etr() -> Shown:
-    """The logged width where one answer of 8 is right and where four are; the entropy of a bandit against grpo's."""
+    """The logged width where one answer of 8 is right and where four are; a bandit against a constant clip as wide.
+
+    The paper's higher entropy is not to be had from widths that only grow: it is measured, and does not show.
+    """
     width = {}
     for right in (1, 4):
         what = method("etr")
@@ -148,15 +153,18 @@ def etr() -> Shown:
         d = d.replace(reward=(np.arange(8) < right).astype(float), group=np.zeros(8, int), mask=np.ones_like(d.mask))
         width[right] = float(what.loss(d).stats["clip_width"])
     rollouts = Rollouts(problem(16, 16), rounds=12)
-    free: dict[str, Any] = {"objective.reference.coef": 0.0}
-    entropy = {
-        key: mean([rollouts.train(method(key, **changes), seed) for seed in range(5)], "entropy", LAST)
-        for key, changes in (("etr", {}), ("grpo", free))
-    }
+    elastic = [rollouts.train(method("etr"), seed) for seed in range(5)]
+    high = mean(elastic, "clip_width")
+    constant: dict[str, Any] = {"objective.reference.coef": 0.0, "high": high, "low": high * 0.2 / 0.28}
+    plain = [rollouts.train(method("grpo", **constant), seed) for seed in range(5)]
+    (entropy, reward), (other, less) = (
+        [mean(runs, name, LAST) for name in ("entropy", "reward")] for runs in (elastic, plain)
+    )
     return Shown(
-        f"mean width above 1 {width[1]:.3f} where 1 of 8 is right, {width[4]:.3f} where 4 are; entropy after 12 rounds "
-        f"{entropy['etr']:.3f} nats, grpo's {entropy['grpo']:.3f} (5 seeds)",
-        width[4] > width[1] and entropy["etr"] >= entropy["grpo"],
+        f"mean width above 1 {width[1]:.3f} where 1 of 8 is right, {width[4]:.3f} where 4 are; a bandit of 12 rounds "
+        f"ends at reward {reward:.2f} and {entropy:.2f} nats, with a constant clip of its mean width, {high:.2f}, at "
+        f"{less:.2f} and {other:.2f} (5 seeds): the same",
+        width[4] > width[1] and reward > 0.98 * less and entropy > 0.95 * other,
     )
 
 
@@ -164,8 +172,8 @@ def etr() -> Shown:
 def ppo_value_clip() -> Shown:
     """CartPole with the clipped value loss and without it."""
     returned = {}
-    for name, changes in (("with", {}), ("without", {"objective.value.clip_range": None})):
-        summary, _ = run(method="ppo_value_clip", total_steps=65_536, seeds=2, **changes)
+    for name, changes in (("with", ()), ("without", ("objective.value.clip_range=none",))):
+        summary, _ = run(method="ppo_value_clip", total_steps=65_536, seeds=2, minibatches=8, set=changes)
         returned[name] = summary["eval_return"]
     return Shown(
         "return on CartPole after 65,536 steps, 2 seeds: "

@@ -10,7 +10,7 @@ from ...arrays import Array
 from ...objective.dropout import PairDropout
 from ...objective.policy.learned import network
 from ..pin import Shown, shows
-from .solvers import run
+from .solvers import column, run
 
 
 @shows("lpo_drift")
@@ -89,3 +89,21 @@ def dppo_dropout() -> Shown:
         f"{summary['eval_return_mean']:.0f} of 500 on CartPole after 102,400 steps, 2 seeds"
     )
     return Shown(says, bool(np.mean(smaller) >= 0.9 and summary["eval_return_mean"] > 400))
+
+
+@shows("vmpo")
+def vmpo() -> Shown:
+    """Ten times its learning rate: the multiplier holds the divergence of an update, and CartPole is solved."""
+    fast = ("step.anneal=false", "objective.trust.controller.learning_rate=0.1")
+    free = ("step.anneal=false", "objective.trust=none")
+    settings: dict[str, Any] = {"method": "vmpo", "total_steps": 40_960, "seeds": 2, "learning_rate": 3e-3}
+    summary, lines = run(**settings, set=fast)
+    kl, eta = column(lines, "kl_exact"), column(lines, "temperature")
+    unheld = column(run(**settings, set=free)[1], "kl_k3")
+    returned = summary["eval_return_mean"]
+    says = (
+        f"return {returned:.0f} of 500 on CartPole after 40,960 steps, 2 seeds, at a learning rate of 3e-3; KL of an "
+        f"update {np.median(kl):.4f}, at most {kl.max():.4f} (bound 0.01), without the region at most "
+        f"{unheld.max():.2f}; temperature {eta.min():.2f} to {eta.max():.2f}"
+    )
+    return Shown(says, bool(kl.max() <= 0.03 < unheld.max() and eta.min() > 0 and returned > 400))

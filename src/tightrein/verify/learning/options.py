@@ -79,7 +79,8 @@ def loss_aggregation() -> Shown:
                 local = np.concatenate([gradient(what, piece) / pieces for piece in each])
                 own = max(own, float(np.max(np.abs(local - whole))))
     return Shown(
-        f"gradients from pieces off by {off:.0e} with the whole batch's denominators, by up to {own:.2f} with their own",
+        f"gradients from pieces off by {off:.0e} with the whole batch's denominators, by up to {own:.2f} with "
+        "their own",
         off < 1e-6 < own,
     )
 

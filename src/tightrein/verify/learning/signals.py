@@ -57,11 +57,11 @@ def _loss(what: Method, d: Decisions, rows: Rows, logp: Array) -> Array:
 
 @shows("papo_perception")
 def papo_perception() -> Shown:
-    """6 seeds each of grpo, of a moderate divergence, and of a large one, which is hacked."""
+    """4 seeds each of grpo, of a moderate divergence, and of a large one, which is hacked."""
 
     def trained(coef: float, entropy: float = 0.0) -> Array:
         changes = {f"objective.terms.perception.{name}": x for name, x in (("coef", coef), ("entropy", entropy))}
-        return np.mean([_Cues().train(method("papo_perception", **changes), seed) for seed in range(6)], axis=0)
+        return np.mean([_Cues().train(method("papo_perception", **changes), seed) for seed in range(4)], axis=0)
 
     runs = {"grpo": trained(0.0), "papo": trained(0.1), "hacked": trained(3.0), "guarded": trained(3.0, 0.1)}
     gap = {name: x[0] - x[1] for name, x in runs.items()}
@@ -71,8 +71,6 @@ def papo_perception() -> Shown:
         f"{gap['grpo']:.3f}), divergence {kl['papo']:.2f} nats ({kl['grpo']:.2f}); at gamma 3 without guards the "
         f"divergence is {kl['hacked']:.2f} while the reward falls from {reward['grpo']:.3f} to {reward['hacked']:.3f}; "
         f"guards of 0.1 hold it at {kl['guarded']:.2f}",
-        gap["papo"] > gap["grpo"]
-        and kl["papo"] > kl["grpo"]
-        and kl["hacked"] > kl["guarded"] > kl["grpo"]
-        and reward["hacked"] < reward["grpo"] - 0.02,
+        bool(gap["papo"] > gap["grpo"] and kl["papo"] > kl["grpo"] and kl["hacked"] > kl["guarded"] > kl["grpo"])
+        and bool(reward["hacked"] < reward["grpo"] - 0.02),
     )

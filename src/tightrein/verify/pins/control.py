@@ -163,7 +163,7 @@ def gaussian(shift: float, wider: float) -> Decisions:
 
 @pin("vmpo")
 def a_gaussian_has_two_regions() -> None:
-    """Mean part (mu - mu')^2 / 2 sigma'^2, spread part (sigma'^2/sigma^2 - 1 + 2 log sigma/sigma')/2, each dimension."""
+    """Mean part (mu - mu')^2 / 2 sigma'^2, spread part (sigma'^2/sigma^2 - 1 + 2 log sigma/sigma')/2, per dimension."""
     mean, spread = DecoupledKL().parts(gaussian(0.3, 0.2))
     assert_allclose(mean[:, 0], 2 * 0.5 * (0.3 / 0.5) ** 2)
     assert_allclose(spread[:, 0], 2 * 0.5 * (np.exp(-0.4) - 1 + 0.4))

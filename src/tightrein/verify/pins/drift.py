@@ -283,8 +283,8 @@ def minirl_weights() -> None:
 
 
 def _mismatched(now: float, old: float, behaviour: float, advantage: float = 1.0) -> Decisions:
-    logs = {"logp": now, "logp_old": old, "logp_behaviour": behaviour}
-    return Decisions(**{name: np.log([[p]]) for name, p in logs.items()}, advantage=np.array([[advantage]]))
+    logp, logp_old, logp_behaviour = (np.log([[p]]) for p in (now, old, behaviour))
+    return Decisions(logp=logp, logp_old=logp_old, logp_behaviour=logp_behaviour, advantage=np.array([[advantage]]))
 
 
 @pin("minirl")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from ...arrays import convert
 from ...decisions import Decisions
+from ...distributions import Categorical
+from ...errors import require
+from ...selection.curvature import AdamStep, CurvatureMask, Gradient, GradientStep
 from ..batches import batch, gradients, method
 from ..pin import pin
 
@@ -68,4 +71,92 @@ def papo_switched_off() -> None:
     off = method("papo_perception", **{f"{TERM}.coef": 0.0})
     assert "logp_masked" not in off.needs
     d = batch(0, off)
-    assert float(off.loss(d).value) == float(method("grpo", **FREE).loss(d).value)
+    assert float(off.loss(d).value) == float(method("grpo", **FREE, high=0.3).loss(d).value)
+
+
+def _step(
+    pi: list[float], action: int, advantage: float, rate: float = 0.1, model: Any = None, state: Any = None
+) -> tuple[float, float]:
+    """m_H and m_F of one decision with hidden state (1, 2)."""
+    d = Decisions(
+        mask=np.ones((1, 1)), advantage=np.full((1, 1), advantage), hidden=np.array([[[1.0, 2.0]]]),
+        action=np.array([[action]]), alternative=np.arange(len(pi))[None, None],
+        dist_old=Categorical(np.log(pi)[None, None]),
+    )  # fmt: skip
+    found = CurvatureMask(GradientStep() if model is None else model, step_size=rate).predicted(d, state)
+    return float(found[0][0, 0]), float(found[1][0, 0])
+
+
+@pin("capo_curvature")
+def capo_values() -> None:
+    """Two alternatives, h = (1, 2), plain gradient, step 0.1: m_H = 0.25, m_F = 0.03125; and 0.5184, 0.32805."""
+    assert_allclose(_step([0.5, 0.5], 0, 1.0), (0.25, 0.03125))
+    assert_allclose(_step([0.9, 0.1], 1, -1.0), (0.1 * 8.1 - 0.005 * 58.32, 0.32805))
+
+
+@pin("capo_curvature")
+def capo_scaling() -> None:
+    """Without advantage both are 0; twice the step is four times the shift; the first order never loses."""
+    assert _step([0.3, 0.7], 0, 0.0) == (0.0, 0.0)
+    one, two = _step([0.3, 0.7], 0, -0.5), _step([0.3, 0.7], 0, -0.5, rate=0.2)
+    assert_allclose(two[1], 4 * one[1])
+    for advantage in (-2.0, -0.1, 0.3, 5.0):
+        assert _step([0.3, 0.7], 0, advantage, rate=1e-6)[0] > 0
+
+
+@pin("capo_curvature")
+def capo_predicts_the_step() -> None:
+    """After W += rate A v h^T, log pi has moved by sqrt(2 m_F) and A pi / pi_old by m_H, up to higher orders."""
+    pi, hidden = np.array([0.2, 0.5, 0.3]), np.array([1.0, 2.0])
+    for advantage in (1.0, -1.0):
+        error = []
+        for rate in (1e-2, 1e-3):
+            v = np.eye(3)[1] - pi
+            logits = np.log(pi) + rate * advantage * np.outer(v, hidden) @ hidden
+            change = float(logits[1] - np.log(np.exp(logits).sum()) - np.log(pi[1]))
+            gain, shift = _step(list(pi), 1, advantage, rate)
+            assert_allclose(0.5 * change**2, shift, rtol=30 * rate)
+            error.append(abs(advantage * (np.exp(change) - 1) - gain))
+        assert error[1] < 2e-3 * error[0], "of third order in the step"
+
+
+@pin("capo_curvature")
+def capo_adam() -> None:
+    """Adam's step on a single decision is that of torch.optim.Adam on the output layer, moments included."""
+    torch = require("torch", "language")
+    model, pi, hidden = AdamStep(tokens=2, width=2), np.array([0.7, 0.3]), np.array([1.0, 2.0])
+    layer = torch.nn.Parameter(torch.zeros((2, 2), dtype=torch.float64))
+    optimizer = torch.optim.Adam([layer], lr=0.01, maximize=True)
+    made: dict[str, Any] = {"hidden": hidden[None, None], "action": np.array([[1]]), "mask": np.ones((1, 1))}
+    state = model.start()
+    for advantage in (0.5, -1.0, 2.0):
+        d = Decisions(**made, advantage=np.full((1, 1), advantage), dist_old=Categorical(np.log(pi)[None, None]))
+        g, before = Gradient.of(d), layer.detach().clone()
+        layer.grad = torch.from_numpy(advantage * np.outer(np.eye(2)[1] - pi, hidden))
+        optimizer.step()
+        moved = (layer.detach() - before).numpy() @ hidden / 0.01
+        if state["steps"]:
+            assert_allclose(model.logits(g, state)[0, 0], moved, rtol=1e-6)
+        else:  # before there are moments it is the plain gradient
+            assert_allclose(model.logits(g, state)[0, 0], advantage * 5 * (np.eye(2)[1] - pi))
+        state = model.next(state, g)
+
+
+@pin("capo_curvature")
+def capo_masks() -> None:
+    """Decisions beyond a threshold are masked; one-sided also what would make the objective smaller."""
+    made: dict[str, Any] = {
+        "mask": np.ones((1, 3)), "advantage": np.array([[1.0, 0.1, -3.0]]), "hidden": np.ones((1, 3, 1)),
+        "action": np.zeros((1, 3), int), "alternative": np.tile(np.arange(2), (1, 3, 1)),
+    }  # fmt: skip
+    d = Decisions(**made, dist_old=Categorical(np.log([[[0.5, 0.5], [0.5, 0.5], [0.1, 0.9]]])))
+    rule = CurvatureMask(GradientStep(), max_gain=0.3, max_shift=0.1, step_size=1.0)
+    gain, shift = rule.predicted(d)
+    assert_allclose(gain[0, :2], [0.5, 0.005])
+    assert gain[0, 2] < 0.3 < abs(gain[0, 2])
+    assert shift[0, 2] > 0.1
+    assert_array_equal(rule(d).mask, [[0, 1, 0]])
+    falling = CurvatureMask(GradientStep(), max_gain=9.0, max_shift=9e9, step_size=100.0)
+    assert falling.predicted(d)[0][0, 2] < 0
+    assert_array_equal(falling.replace(one_sided=True, max_gain=1e9)(d).mask, [[1, 1, 0]])
+    assert_array_equal(falling.replace(max_gain=1e9)(d).mask, [[1, 1, 1]])
