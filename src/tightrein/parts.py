@@ -120,7 +120,7 @@ from .objective.ratio import (
     TurnMeanRatio,
     TurnProductRatio,
 )
-from .objective.segments import EntropyWidths, SegmentMean, SegmentRatio
+from .objective.segments import EntropyWidths, RelativeEntropyWidths, SegmentMean, SegmentRatio
 from .objective.term import PositiveImitation, Term
 from .objective.value import TurnValueLoss, ValueLoss
 from .reward import (
@@ -308,6 +308,7 @@ __all__ = [
     "RegressionObjective",
     "RegularisedScore",
     "RejectMismatch",
+    "RelativeEntropyWidths",
     "ReturnToGo",
     "Ring",
     "SampledNewKL",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tightrein as tr
-from tightrein.parts import SPO, SampledOldKL, SequenceMeanRatio, TokenMean
+from tightrein.parts import SPO, Part, SampledOldKL, SequenceMeanRatio, TokenMean
 
 
 def test_by_path_by_end_and_from_text() -> None:
@@ -58,3 +58,15 @@ def test_every_method_says_where_it_comes_from(key: str) -> None:
     assert source.code or source.read != "code"
     assert source.differences or not source.reconstruction  # what was filled in is said
     assert any(getattr(part, "equation", "") for path, part in method.walk() if path.startswith("objective"))
+
+
+def test_no_two_parts_share_a_name() -> None:
+    places: dict[str, set[str]] = {}
+    for part in _below(Part):
+        if part.__module__.startswith("tightrein."):
+            places.setdefault(part.__name__, set()).add(part.__module__)
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def _below(part: type[Part]) -> list[type[Part]]:
+    return [cls for direct in part.__subclasses__() for cls in (direct, *_below(direct))]

@@ -196,3 +196,25 @@ def test_what_is_known_before_training_comes_from_answers(tmp_path):
     assert a.shape == b.shape == (30,)
     np.testing.assert_allclose(a + b, 8.0)
     assert len(set(a.tolist())) > 1
+
+
+def test_threshold_resampling_asks_for_a_share_and_fills_the_batch(policy):
+    method, asked = tr.method("gpg", share=0.5, rounds=4), []
+
+    def hardly_ever(problems, texts):
+        """In the first round all groups agree, in the second two of four do not."""
+        telling = len(asked) == 2
+        return [float(telling and i in (0, 4)) for i in range(len(texts))]
+
+    def stream(count):
+        asked.append(count)
+        return [(i, PROBLEMS[i]) for i in range(count)]
+
+    collector = Collector(policy, hardly_ever, method, DECODING, 4, 2)
+    batch = collector.collect(stream, torch.Generator().manual_seed(0))
+    assert asked == [4, 4]
+    assert batch.decisions.reward.tolist() == [1.0, 0, 1, 0, 0, 0, 0, 0]  # those that differ, then of the first round
+    assert batch.decisions.group.tolist() == [4, 4, 6, 6, 0, 0, 1, 1]
+    prepared = method.prepare(batch.decisions)
+    assert prepared.mask.equal(batch.decisions.mask)
+    assert prepared.advantage[0, 0] == 1.0  # 4 groups of which 2 teach: 2 times (1 - 1/2)

@@ -10,11 +10,13 @@ from .elementwise import (
     LOG_RATIO_LIMIT,
     atleast,
     atmost,
+    choose,
     clip,
     masked_extreme,
     masked_mean,
     sigmoid,
     spread,
+    tanh,
     zero_where_masked,
 )
 from .library import (
@@ -44,6 +46,7 @@ __all__ = [
     "at_least_float32",
     "atleast",
     "atmost",
+    "choose",
     "clip",
     "compiled",
     "constants_held",
@@ -68,6 +71,7 @@ __all__ = [
     "sigmoid",
     "spread",
     "stop_gradient",
+    "tanh",
     "value_and_gradient",
     "zero_where_masked",
 ]

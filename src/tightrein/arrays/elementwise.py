@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 from .library import Array, is_torch, namespace
@@ -38,23 +39,41 @@ def masked_extreme(x: Array, mask: Array, largest: bool) -> Array:
 
 def atleast(x: Array, low: Array | float) -> Array:
     """Elementwise maximum of `x` and `low`; the gradient is 1 above `low` and exactly 0 elsewhere, in every library."""
-    if is_torch(x) and not is_torch(low):
-        return sys.modules["torch"].nn.functional.threshold(x, low, low)  # many times faster than where() or clamp()
-    return namespace(x).where(x > low, x, low)
-
-
-def clip(x: Array, low: Array | float, high: Array | float) -> Array:
-    """Cut `x` into [low, high]; the gradient is 1 strictly inside and exactly 0 elsewhere, in every library."""
-    return atmost(atleast(x, low), high)
+    return clip(x, low, math.inf) if _by_hardtanh(x, low) else namespace(x).where(x > low, x, low)
 
 
 def atmost(x: Array, high: Array | float) -> Array:
     """Elementwise minimum of `x` and `high`; the gradient is 1 below `high` and exactly 0 elsewhere."""
-    return -atleast(-x, -high)
+    return clip(x, -math.inf, high) if _by_hardtanh(x, high) else namespace(x).where(x < high, x, high)
+
+
+def clip(x: Array, low: Array | float, high: Array | float) -> Array:
+    """Cut `x` into [low, high]; the gradient is 1 strictly inside and exactly 0 elsewhere, in every library."""
+    if _by_hardtanh(x, low, high):
+        return sys.modules["torch"].nn.functional.hardtanh(x, low, high)
+    return atmost(atleast(x, low), high)
+
+
+def _by_hardtanh(x: Array, *bounds: Array | float) -> bool:
+    """Whether PyTorch has the same in one operation, which is many times faster than its where() or clamp()."""
+    return is_torch(x) and x.dtype.is_floating_point and not any(is_torch(bound) for bound in bounds)
+
+
+def choose(condition: Array, x: Array, y: Array) -> Array:
+    """`x` where the condition holds, else `y`; both finite, and of one shape and type.
+
+    PyTorch's where() branches at every entry: where the condition comes and goes it takes twenty times as long.
+    """
+    if is_torch(x):
+        return sys.modules["torch"].lerp(y, x, condition.to(x.dtype))  # exact where the weight is 0 or 1
+    return namespace(x).where(condition, x, y)
 
 
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow on either side."""
-    if is_torch(x):
-        return x.sigmoid()
-    return 0.5 * (1 + namespace(x).tanh(0.5 * x))
+    return x.sigmoid() if is_torch(x) else 0.5 * (1 + namespace(x).tanh(0.5 * x))
+
+
+def tanh(x: Array) -> Array:
+    """The hyperbolic tangent, to the last digit of 1 (PyTorch's own keeps more near 0, and takes six times as long)."""
+    return 2 * (2 * x).sigmoid() - 1 if is_torch(x) else namespace(x).tanh(x)

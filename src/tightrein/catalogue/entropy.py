@@ -18,7 +18,7 @@ from ..objective.policy import (
     UncertaintyWidths,
     Widths,
 )
-from ..objective.segments import EntropyWidths, SegmentMean, SegmentRatio
+from ..objective.segments import EntropyWidths, RelativeEntropyWidths, SegmentMean, SegmentRatio
 from ..relations import Equals, Limit
 from ..reward import DistinctAnswers
 from ..selection import DynamicSampling, EntropySegments, UncertaintyScale
@@ -73,7 +73,7 @@ ESPO_ENTROPY = GRPO.replace(
         (
             "relative",
             (
-                ("objective.surrogate.bounds", EntropyWidths(scale=4e-4, vocabulary=None, least=0.5, most=2.0)),
+                ("objective.surrogate.bounds", RelativeEntropyWidths(scale=4e-4)),
                 ("objective.aggregate", SeqMeanTokenMean()),
             ),
         ),
@@ -87,7 +87,7 @@ ESPO_ENTROPY = GRPO.replace(
             "gspo_token",
             mine={
                 "groups": 1,
-                "objective.surrogate.bounds": EntropyWidths(scale=4e-4, vocabulary=None, least=1.0, most=1.0),
+                "objective.surrogate.bounds": RelativeEntropyWidths(scale=4e-4, least=1.0, most=1.0),
             },
             theirs={"low": 4e-4, "high": 4e-4},
         ),
@@ -139,12 +139,22 @@ GTPO = GRPO.replace(
         arxiv="2508.03772",
         code="winstonsmith1897/GTPO gtpo/gtpo_training.py",
         differences="the code has an entropy threshold of 0.7, no switch, and divides each answer by the number of its "
-        "conflicts: variant 'released'. The sum over answers is the code's.",
+        "conflicts: variant 'released'. It sums over the answers of a group; here they are averaged.",
     ),
     credit=ConflictAware(),
-    objective=PolicyObjective(surrogate=Importance(ratio=OwnRatio()), aggregate=SeqSumTokenMean()),
+    objective=PolicyObjective(surrogate=Importance(ratio=OwnRatio()), aggregate=SeqMeanTokenMean()),
     training=Training(group_size=8),
-    variants=(("released", (("credit.threshold", 0.7), ("credit.switch", False), ("credit.per_conflict", True))),),
+    variants=(
+        (
+            "released",
+            (
+                ("credit.threshold", 0.7),
+                ("credit.switch", False),
+                ("credit.per_conflict", True),
+                ("objective.aggregate", SeqSumTokenMean()),
+            ),
+        ),
+    ),
     relations=(
         Equals(
             "dr_grpo",

@@ -96,8 +96,8 @@ GSPO = Method(
         year=2025,
         arxiv="2507.18071",
         code="verl compute_policy_loss_gspo; TRL importance_sampling_level='sequence'",
-        differences="verl's is the form by token, gspo_token: the same but for weights or advantages of single tokens. It "
-        "cuts the log-ratio at 10.",
+        differences="verl's is the form by token, gspo_token: the same but for weights or advantages of single tokens. "
+        "It cuts the log-ratio at 10.",
     ),
     credit=GroupNormalised(),
     objective=PolicyObjective(

@@ -32,8 +32,8 @@ MIS_ICEPOP = TIS.replace(
         differences="the default is IcePop's weight of single tokens, its band of 0.5 to 5 the usual one; variants: "
         "'mis' drops answers by their product (TRL: beyond 3), 'rejection' and 'rejection_max' take tokens and answers "
         "out of the denominator too, 'bypass' and 'bypass_reinforce' compare with the sampling policy alone, 'opsm' is "
-        "DeepSeek-V3.2's mask, whose limit of 0.5 is ours. verl forms the weight of an answer before it rejects tokens, "
-        "here of the tokens that are left. The libraries were read, the reports not.",
+        "DeepSeek-V3.2's mask, whose limit of 0.5 is ours. verl forms the weight of an answer before it rejects "
+        "tokens, here of the tokens that are left. The libraries were read, the reports not.",
     ),
     objective=TIS.objective.replace(correction=TruncatedImportance(cap=5.0, floor=0.5, drop=True)),
     variants=(

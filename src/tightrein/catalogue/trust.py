@@ -147,8 +147,8 @@ KL_COV = CLIP_COV.replace(
     source=replace(
         _ENTROPY,
         differences="the share is verl's and the authors' for 32B; for 7B they have 2e-3. The coefficient is the "
-        "paper's; verl's configuration has 0.1: variant 'released'. Of equal covariances, as where all rewards are equal, "
-        "verl takes the first, here all are taken.",
+        "paper's; verl's configuration has 0.1: variant 'released'. Of equal covariances, as where all rewards are "
+        "equal, verl takes the first, here all are taken.",
     ),
     objective=PolicyObjective(surrogate=Importance(), aggregate=TokenMean(), trust=CovarianceKL(Constant(1.0), 2e-4)),
     variants=(("released", (("objective.trust.controller", Constant(0.1)),)),),
@@ -193,7 +193,8 @@ TIS = GRPO.replace(
         year=2025,
         code="verl trainer/ppo/rollout_corr_helper.py; TRL vllm_importance_sampling_mode",
         differences="it goes with any loss; here with grpo's. TRL weighs whole answers, drops those beyond 3, and does "
-        "so before the KL term: set level, drop and cap. verl weighs the penalties of kl_cov and dro too, here none is.",
+        "so before the KL term: set level, drop and cap. verl weighs the penalties of kl_cov and dro too, here "
+        "none is.",
     ),
     objective=GRPO.objective.replace(correction=TruncatedImportance(cap=2.0)),
     relations=(Equals("grpo", on="the old policy sampled"),),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..arrays import Array, at_least_float32, atleast, clip, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
+from ..errors import TightreinError
 from ..settings import setting
 from .aggregate import SeqMean
 from .policy.bounds import Bounds
@@ -37,20 +38,11 @@ class SegmentRatio(Ratio):
 
 
 @dataclass(frozen=True)
-class EntropyWidths(Bounds):
-    """Widths in proportion to the mean entropy of each part, over the largest there can be.
+class SegmentWidths(Bounds):
+    """Base of the widths of parts: `scale` times the mean entropy of a part in some unit."""
 
-    `vocabulary` is the number of alternatives; None takes the mean entropy of the answer in the place of its logarithm.
-    The proportion is cut to [least, most]. The default vocabulary is that of the paper's models; the language engine
-    sets that of its own.
-    """
-
-    equation = "1 -+ scale clip( mean over k of H / ln V, least, most )"
     needs = frozenset({"uncertainty"})
     scale: float = setting(0.02, above=0)
-    vocabulary: int | None = setting(151_936, at_least=2)
-    least: float = setting(0.0, at_least=0)
-    most: float = setting(math.inf, above=0)
 
     def misfit(self, objective: Any) -> tuple[str, str] | None:
         """See Part: they are the bounds of parts."""
@@ -58,22 +50,56 @@ class EntropyWidths(Bounds):
         if isinstance(ratio, SegmentRatio):
             return None
         return (
-            f"EntropyWidths belong to the ratio of a part of an answer, not to {type(ratio).__name__}",
+            f"{type(self).__name__} belong to the ratio of a part of an answer, not to {type(ratio).__name__}",
             "set objective.surrogate.ratio=SegmentRatio, or bounds=Widths",
         )
 
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:
         """See Bounds."""
-        entropy = zero_where_masked(at_least_float32(d.uncertainty), d.weights())
-        width = self.scale * clip(entropy / self._unit(entropy, d.weights()), self.least, self.most)
+        mask = d.weights()
+        width = self.scale * self.measured(zero_where_masked(at_least_float32(d.uncertainty), mask), mask)
         return 1 - width, 1 + width
 
-    def _unit(self, entropy: Array, mask: Array) -> Array | float:
-        if self.vocabulary is not None:
-            return math.log(self.vocabulary)
+    def measured(self, entropy: Array, mask: Array) -> Array:
+        """The mean entropies of the parts [B, T], in nats, in the unit of the widths; none below 0."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EntropyWidths(SegmentWidths):
+    """Widths in proportion to the mean entropy of each part, over the largest there can be.
+
+    `tokens` is the number of alternatives, the size of the vocabulary. It must be given; an engine does.
+    """
+
+    equation = "1 -+ scale mean over k of H / ln tokens"
+    tokens: int | None = setting(None, at_least=2)
+
+    def measured(self, entropy: Array, mask: Array) -> Array:
+        """See SegmentWidths."""
+        if self.tokens is None:
+            raise TightreinError(
+                "EntropyWidths needs the number of tokens to choose from",
+                "give the size of the vocabulary, for example tr.method('espo_entropy', tokens=151936)",
+            )
+        return atleast(entropy, 0) / math.log(self.tokens)
+
+
+@dataclass(frozen=True)
+class RelativeEntropyWidths(SegmentWidths):
+    """Widths in proportion to the mean entropy of each part over that of its answer, cut to [least, most]."""
+
+    equation = "1 -+ scale clip( mean over k of H / mean of H, least, most )"
+    scale: float = setting(4e-4, above=0)
+    least: float = setting(0.5, at_least=0)
+    most: float = setting(2.0, above=0)
+
+    def measured(self, entropy: Array, mask: Array) -> Array:
+        """See SegmentWidths."""
         xp = namespace(mask)
         length = atleast(xp.sum(mask, axis=1, keepdims=True), 1)
-        return xp.sum(entropy, axis=1, keepdims=True) / length + _LEAST
+        mean = xp.sum(entropy, axis=1, keepdims=True) / length
+        return clip(entropy / (mean + _LEAST), self.least, self.most)
 
 
 @dataclass(frozen=True)

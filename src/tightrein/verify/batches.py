@@ -18,14 +18,18 @@ from ..objective.policy import Surrogate
 ROWS, WIDTH, PROMPTS = 8, 7, 9
 ACTIONS, HIDDEN = 4, 3
 # What has no default, by the end of its path: a run's engine knows it.
-SIZES = {"aggregate.length": WIDTH, ".step_size": 1e-3, ".model.tokens": ACTIONS, ".model.width": HIDDEN}
+SIZES = {"aggregate.length": WIDTH, ".step_size": 1e-3, ".model.tokens": ACTIONS, "bounds.tokens": ACTIONS, ".model.width": HIDDEN}
 MOVING = ("logp", "value", "entropy", "logp_masked")  # with the parameters of `dist`: what carries a gradient
 Fields = dict[str, Any]
 
 
 def method(key: str, **overrides: Any) -> Method:
-    """The method `key` as tr.method makes it, with the sizes that have no default set to those of the batch."""
-    made = named(key, **overrides)
+    """The method `key` as tr.method makes it, with the sizes that have no default set to those of the batch.
+
+    key: "rpg_kl", or "rpg_kl:rkl" for one of its variants.
+    """
+    key, _, variant = key.partition(":")
+    made = named(key, **{"variant": variant or "paper"} | overrides)
     unset = [path for path, value in made.settings().items() if value is None]
     sizes = {path: size for path in unset for end, size in SIZES.items() if path.endswith(end)}
     return made.override(sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +40,9 @@ class Actions(Protocol):
     def bounded(self, action: Array) -> Array:
         """What the environment is sent."""
 
+    def identity(self, action: Array) -> Array:
+        """Integers that are equal where two actions of a batch are the same."""
+
 
 @dataclass(frozen=True)
 class DiscreteActions:
@@ -74,6 +78,10 @@ class DiscreteActions:
 
     def bounded(self, action: Array) -> Array:
         """Discrete actions are sent as they are."""
+        return action
+
+    def identity(self, action: Array) -> Array:
+        """The number of the action."""
         return action
 
 
@@ -114,3 +122,8 @@ class ContinuousActions:
     def bounded(self, action: Array) -> Array:
         """Clipped to the bounds of the environment."""
         return jnp.clip(action, jnp.asarray(self.low), jnp.asarray(self.high))
+
+    def identity(self, action: Array) -> Array:
+        """No two vectors are the same: their places in the batch."""
+        shape = action.shape[:-1]
+        return jnp.arange(math.prod(shape)).reshape(shape)

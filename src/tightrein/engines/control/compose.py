@@ -31,6 +31,8 @@ SELECTED_BY = frozenset({"advantage", "entropy_old"})
 # What a user can set so that a field is no longer needed.
 REMEDIES = {
     "logp_ref": "there is no reference policy in control: --set objective.reference.coef=0",
+    "group": "no step here has others to be compared with: switch off what reads groups, as ElasticBounds by "
+    "--set objective.surrogate.bounds.macro=0",
 }
 
 
@@ -49,6 +51,23 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
     if isinstance(method.step, NaturalGradient) and (config.epochs or config.minibatches):
         notes = [*notes, "epochs and minibatches change nothing: the policy takes one step on the whole experience"]
     return method, [*doubts(method), *notes]
+
+
+def with_actions(method: Any, actions: Any) -> Any:
+    """The method with the number of actions where it asks for the number of alternatives.
+
+    Raises:
+        TightreinError: the actions are not to be counted.
+    """
+    unset = [path for path, value in method.settings().items() if value is None and path.endswith(".bounds.tokens")]
+    if not unset:
+        return method
+    if not hasattr(actions, "n"):
+        raise TightreinError(
+            f"{method.key} measures entropies against the number of actions, and here actions are continuous",
+            "choose an environment with discrete actions, or --set objective.surrogate.bounds=Widths",
+        )
+    return method.override(dict.fromkeys(unset, actions.n))
 
 
 def _at_home(method: Any) -> tuple[Any, list[str]]:
@@ -95,7 +114,8 @@ def _check(method: Any, layers: int) -> None:
     check_step(method, "control", (Optimizer, NaturalGradient, FixUp))
     if isinstance(method.step, Optimizer):
         method.step.optax(1, [1] * (layers - 1))  # raises where it finds no hidden matrix
-    check_supplied(method, "control", PREPARED, GIVEN, REMEDIES)
+    made = frozenset[str]().union(*(part.provides for part in method.selection))
+    check_supplied(method, "control", PREPARED, GIVEN | made, REMEDIES)
     learned = method.objective.value.coef or method.critic is not None
     if learned and "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
         raise TightreinError(

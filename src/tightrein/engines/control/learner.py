@@ -109,6 +109,7 @@ class Learner:
             "logp_behaviour": lambda: logp,
             "staleness": lambda: jnp.zeros_like(logp),
             "action": lambda: action,
+            "token": lambda: network.actions.identity(action),
             "random": lambda: jax.random.uniform(key, logp.shape),
         }
         wanted = self.method.update_needs | self.method.prepare_needs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tightrein.engines.control import environments
-from tightrein.engines.control.compose import compose
+from tightrein.engines.control.compose import compose, with_actions
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.environments import EnvSpec
@@ -32,6 +32,7 @@ def train(config: ControlConfig) -> dict[str, Any]:
     """
     method, notes = compose(config)
     spec = environments.find(config.env, config.backend)
+    method = with_actions(method, spec.actions)
     plan = Plan.of(config, method.training)
     run = Run.create(
         config.folder, describe(config, method, spec, plan, notes), resume=config.resume, quiet=config.quiet

@@ -20,14 +20,18 @@ TRAINING = tr.Training(epochs=1, minibatches=4, group_size=8)
 EMBEDDED_STEP = tr.parts.Adam(learning_rate=2e-3, beta2=0.99, eps=1e-3, max_grad_norm=1.0, anneal=True)
 GAME_STEP = EMBEDDED_STEP.replace(learning_rate=5e-4)  # its answers are four times as long, and more is lost by a slip
 EMBEDDED_TRAINING = tr.Training(epochs=1, minibatches=2, group_size=8)
-# Length-adaptive lambda is 0 for answers of up to 1/alpha tokens: the paper's have thousands, the embedded model's six.
-EMBEDDED_ALPHA = 5.0
+# Settings that hang on the size of models and answers. Length-adaptive lambda is 0 for answers of up to 1/alpha tokens:
+# the paper's have thousands, the embedded model's six. What a step changes grows with the learning rate, 133 times the
+# paper's here; these thresholds mask as many tokens as the paper's do there, one in ten at first and then very few.
+EMBEDDED_OWN = {
+    "credit.alpha": 5.0, "selection.curvature_mask.max_gain": 0.3, "selection.curvature_mask.max_shift": 0.03
+}  # fmt: skip
 
 # Fields of Decisions that this engine fills before `prepare`: of any experience, of answers of the policy, ...
 ALWAYS = frozenset(
     {
         "logp_old", "logp_behaviour", "logp_ref", "entropy_old", "mask", "group", "prompt", "random", "bootstrap",
-        "token", "signature", "embedding", "hidden", "logp_tempered",
+        "token", "signature", "embedding", "hidden", "logp_tempered", "formula",
     }
 )  # fmt: skip
 ANSWERED = frozenset({"reward", "scores", "truncated", "turn", "staleness", "drift"})
@@ -139,11 +143,11 @@ def _embedded(method: Any, step: Optimizer) -> tuple[Any, list[str]]:
         value_pretraining=min(own.value_pretraining, PRETRAINING),
     )
     ours = method.replace(step=method.step.hosted(step), training=training)
-    ours = ours.override({path: EMBEDDED_ALPHA for path in ours.settings() if path == "credit.alpha"})
+    ours = ours.override({path: value for path, value in EMBEDDED_OWN.items() if path in ours.settings()})
     if method.home != "language":
         return ours, []
     before, after = method.settings(), ours.settings()
-    preset = ("step.", "training.", "credit.alpha")
+    preset = ("step.", "training.", *EMBEDDED_OWN)
     changed = [path for path in after if path.startswith(preset) and after[path] != before.get(path)]
     listed = ", ".join(f"{path} {after[path]} (paper {before.get(path)})" for path in changed)
     return ours, [f"preset of the embedded model instead of the paper's values: {listed}"] if changed else []

@@ -65,7 +65,7 @@ class Learner:
             with torch.no_grad():
                 after = self._observer.now(work)
             self.state = dict(self._method.update(self.state, after, progress, every_step=False))
-        return _means(stats)
+        return {**_means(stats), **self._selected(batch, work)}
 
     def fit_values(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         """All epochs and minibatches for the critic alone; the policy stays as it is."""

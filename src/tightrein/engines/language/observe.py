@@ -16,6 +16,7 @@ from tightrein.engines.language.logprobs import Keeping, Kept, View, view, view_
 from tightrein.engines.language.masking import masking_of
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.sampling import Samples
+from tightrein.engines.language.texts import formulas, signatures
 from tightrein.errors import TightreinError
 
 
@@ -77,6 +78,8 @@ class Observer:
             d = d.replace(token=batch.samples.completions)
         if "signature" in missing:
             d = d.replace(signature=signatures(self._policy, batch.samples))
+        if "formula" in missing:
+            d = d.replace(formula=formulas(self._policy, batch.samples))
         if "logp_ref" in missing:
             d = d.replace(logp_ref=self._referred(batch.samples))
         apart = {"logp_old", "logp_behaviour"} <= self._wanted
@@ -138,15 +141,3 @@ def temperatures_of(method: Any) -> tuple[float, ...]:
     if len(asked) > 1:
         raise TightreinError(f"parts of {method.key} ask for different temperatures", "give them the same")
     return next(iter(asked), ())
-
-
-def signatures(policy: Policy, samples: Samples) -> Tensor:
-    """A number for each answer of the batch, the same where what the model wrote reads the same: [B].
-
-    White space at the ends, and how much of it stands between words, makes no difference.
-    """
-    rows = zip(samples.completions.tolist(), samples.mask.tolist(), strict=True)
-    own = [[token for token, mine in zip(ids, mask, strict=True) if mine] for ids, mask in rows]
-    texts = [" ".join(text.split()) for text in policy.tokenizer.batch_decode(own, skip_special_tokens=True)]
-    number = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    return torch.tensor([number[text] for text in texts], device=samples.mask.device)

@@ -1,6 +1,6 @@
 """Losses of the answers to one prompt together, without advantages."""
 
-from .discriminative import DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio, Score
+from .discriminative import DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio, AnswerScore
 from .listwise import ListwiseObjective
 from .regression import PairMean, PairSum, RegressionObjective, Spread, Variance
 
@@ -13,7 +13,7 @@ __all__ = [
     "PairMean",
     "PairSum",
     "RegressionObjective",
-    "Score",
+    "AnswerScore",
     "Spread",
     "Variance",
 ]

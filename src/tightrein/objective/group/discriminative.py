@@ -16,7 +16,7 @@ from ..ratio import exp_limited, finite_logp, log_ratio
 
 
 @dataclass(frozen=True)
-class Score(Part):
+class AnswerScore(Part):
     """Base of the scores of an answer: a mean over its decisions, so that length does not pay."""
 
     def each(self, d: Decisions) -> Array:
@@ -31,26 +31,26 @@ class Score(Part):
 
 
 @dataclass(frozen=True)
-class LogLikelihood(Score):
+class LogLikelihood(AnswerScore):
     """How likely the answer is."""
 
     equation = "s_i = sum_t m_it logp_it / L_i"
     needs = frozenset({"logp"})
 
     def each(self, d: Decisions) -> Array:
-        """See Score."""
+        """See AnswerScore."""
         return finite_logp(d)
 
 
 @dataclass(frozen=True)
-class MeanRatio(Score):
+class MeanRatio(AnswerScore):
     """How much likelier its decisions have become."""
 
     equation = "s_i = sum_t m_it r_it / L_i"
     needs = frozenset({"logp", "logp_old"})
 
     def each(self, d: Decisions) -> Array:
-        """See Score."""
+        """See AnswerScore."""
         return exp_limited(log_ratio(d))
 
 
@@ -81,7 +81,7 @@ class DiscriminativeObjective(Objective):
 
     equation = "J_q = mean_{i right} s_i - tau log mean_{j wrong} exp(s_j / tau)"
     whole_groups: ClassVar[bool] = True
-    score: Score = LogLikelihood()
+    score: AnswerScore = LogLikelihood()
     tau: float | None = setting(10.0, above=0)
     penalty: HingeKL = HingeKL()
     threshold: float = setting(1.0)

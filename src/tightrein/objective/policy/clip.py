@@ -38,7 +38,7 @@ class Clip(Surrogate):
         """The loss within these bounds, elementwise."""
         # min(r A, clip(r) A): a good decision gains nothing above the bounds, a bad one nothing below
         bad = atleast(r, low) if self.dual is None else clip(r, low, self.dual)
-        return namespace(r).where(advantage < 0, bad, atmost(r, high)) * -advantage
+        return -atleast(advantage, 0) * atmost(r, high) - atmost(advantage, 0) * bad
 
     def limited(self, loss: Array, advantage: Array) -> Array:
         """The loss under the dual clip, where there is one, elementwise."""

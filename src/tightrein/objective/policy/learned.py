@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, atleast, clip, like, namespace
+from ...arrays import Array, atleast, clip, like, namespace, tanh
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ...settings import setting
@@ -68,6 +68,6 @@ def network(units: Array, r: Array, advantage: Array) -> Array:
     """
     xp = namespace(r)
     log_r, gap = xp.log(r), 1 - r
-    x = xp.astype(xp.reshape(xp.stack([log_r, log_r**2, gap, gap**2]), (4, -1)), units.dtype)
-    hidden = xp.tanh(units[:, :4] @ x + xp.reshape(advantage, (1, -1)) * (units[:, 4:8] @ x))
-    return xp.reshape(units[:, 8] @ hidden, r.shape)
+    x = xp.reshape(xp.stack([log_r, log_r**2, gap, gap**2]), (4, -1))
+    both = xp.astype(xp.concat([x, xp.reshape(advantage, (1, -1)) * x]), units.dtype, copy=False)
+    return xp.reshape(units[:, 8] @ tanh(units[:, :8] @ both), r.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, atleast, namespace, sigmoid
+from ...arrays import Array, atleast, choose, namespace, sigmoid, tanh
 from ...decisions import Decisions
 from ...settings import setting
 from .surrogate import Surrogate
@@ -75,9 +75,9 @@ class DriftDPO(Surrogate):
     def drift(self, r: Array, advantage: Array) -> Array:
         """What leaving r = 1 costs; 0 while the step makes things worse anyway, elementwise."""
         xp, good = namespace(r), advantage >= 0
-        gain = xp.where(good, r - 1, xp.log(r)) * advantage
-        width = xp.where(good, self.alpha + 0 * advantage, self.beta)
-        return atleast(gain - width * xp.tanh(gain / width), 0)
+        gain = choose(good, r - 1, xp.log(r)) * advantage
+        width = choose(good, xp.full_like(advantage, self.alpha), xp.full_like(advantage, self.beta))
+        return atleast(gain - width * tanh(gain / width), 0)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the drift is positive."""
@@ -96,5 +96,5 @@ class SAPO(Surrogate):
     def formula(self, r: Array, advantage: Array) -> Array:
         """See Surrogate."""
         xp = namespace(r)
-        tau = xp.where(advantage > 0, xp.full_like(r, self.tau_pos), xp.full_like(r, self.tau_neg))
+        tau = choose(advantage > 0, xp.full_like(advantage, self.tau_pos), xp.full_like(advantage, self.tau_neg))
         return -(4 / tau) * sigmoid(tau * (r - 1)) * advantage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, at_least_float32, clip, namespace, zero_where_masked
+from ...arrays import Array, at_least_float32, choose, clip, namespace, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
 from ...turns import turn_starts
@@ -44,7 +44,7 @@ class ValueLoss(Part):
         old = zero_where_masked(at_least_float32(d.value_old), mask)
         clipped = old + clip(value - old, -self.clip_range, self.clip_range) - returns
         xp = namespace(error)
-        return 0.5 * xp.where(xp.abs(clipped) > xp.abs(error), clipped, error) ** 2
+        return 0.5 * choose(xp.abs(clipped) > xp.abs(error), clipped, error) ** 2
 
 
 @dataclass(frozen=True)

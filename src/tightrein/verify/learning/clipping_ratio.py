@@ -63,7 +63,7 @@ def gmpo() -> Shown:
         f"in 200 random batches no answer weighs more than by the arithmetic mean of the same clipped ratios; over a "
         f"batch the weights range over {np.mean(ranges):.2f} times what they do without a clip, over less in "
         f"{narrower:.0%}; held-out accuracy {start:.2f} -> {end:.2f} in 20 updates",
-        excess <= 1e-12 and np.mean(ranges) < 0.75 and end > start + 0.1,
+        bool(excess <= 1e-12 and np.mean(ranges) < 0.75 and end > start + 0.1),
     )
 
 

@@ -107,3 +107,17 @@ def vmpo() -> Shown:
         f"{unheld.max():.2f}; temperature {eta.min():.2f} to {eta.max():.2f}"
     )
     return Shown(says, bool(kl.max() <= 0.03 < unheld.max() and eta.min() > 0 and returned > 400))
+
+
+@shows("pg_guide")
+def pg_guide() -> Shown:
+    """One command with a switch between five algorithms; all learn, and three of them more than REINFORCE."""
+    returns = {
+        variant: run(method="pg_guide", variant=variant, total_steps=51_200, seeds=2, rollout=256)[0][
+            "eval_return_mean"
+        ]
+        for variant in ("reinforce", "a2c", "trpo", "ppo", "vmpo")
+    }
+    says = ", ".join(f"{variant} {returned:.0f}" for variant, returned in returns.items())
+    best = min(returns[variant] for variant in ("trpo", "ppo", "vmpo"))
+    return Shown(f"return on CartPole after 51,200 steps, 2 seeds: {says}", best > returns["reinforce"])

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from ...arrays import Array
+from ...credit import ReturnToGo
 from ...decisions import Decisions
 from ...distributions import DiagonalGaussian
 from ...objective.decoupled import DecoupledKL
 from ...objective.dropout import PairDropout, pairwise
 from ...objective.policy import DriftDPO, LearnedDrift, TopHalf
 from ...objective.policy.learned import SILENT
-from ..batches import batch, coefficient, loss_at, method
+from ..batches import batch, coefficient, decisions, fields, gradient, loss_at, method
 from ..pin import pin
 
 SOME = LearnedDrift(tuple(map(tuple, np.random.default_rng(0).normal(0, 0.5, (16, 9)))))
@@ -169,3 +170,58 @@ def a_gaussian_has_two_regions() -> None:
     assert_allclose(spread[:, 0], 2 * 0.5 * (np.exp(-0.4) - 1 + 0.4))
     assert_allclose(DecoupledKL().parts(gaussian(0.3, 0.0))[1], 0, atol=1e-12)
     assert_allclose(DecoupledKL().parts(gaussian(0.0, 0.2))[0], 0, atol=1e-12)
+
+
+@pin("pg_guide")
+def a2c_and_ppo_begin_alike() -> None:
+    """On the old policy the policy gradients of the variants a2c (without its entropy bonus) and ppo coincide."""
+    d = batch(6, method("pg_guide"), spread=0.0)
+    d = d.replace(logp=d.logp_old)
+    ppo, a2c = (gradient(method("pg_guide", variant=v, **{"objective.entropy": 0.0}), d) for v in ("ppo", "a2c"))
+    assert_allclose(a2c, ppo, atol=1e-12)
+    assert np.any(ppo)
+
+
+@pin("pg_guide")
+def reinforce_is_a2c_without_values() -> None:
+    """REINFORCE is A2C with V = 0, lambda = 1, no standardising and no value loss; truncation ends a return."""
+    reinforce = method("pg_guide", variant="reinforce")
+    a2c = method(
+        "pg_guide",
+        variant="a2c",
+        **{"objective.entropy": 0.0, "objective.value.coef": 0.0, "objective.standardise": False, "credit.lam": 1.0},
+    )
+    made = fields(7, reinforce) | {"value_old": np.zeros((8, 7)), "value_next": np.zeros((8, 7))}
+    one, other = (m.prepare(decisions(made)) for m in (reinforce, a2c))
+    assert_allclose(one.advantage, other.advantage, atol=1e-12)
+    assert_allclose(reinforce.loss(one).value, a2c.loss(other).value)
+    d = Decisions(logp_old=np.zeros((1, 3)), reward=np.array([[1.0, 2.0, 4.0]]), truncated=np.array([[0.0, 1.0, 0.0]]))
+    assert_allclose(ReturnToGo(gamma=0.5)(d).advantage, [[2.0, 2.0, 4.0]])
+
+
+@pin("pg_guide")
+def squashing_cancels() -> None:
+    """The ratio of two densities of tanh(u) is that of the densities of u: their log(1 - tanh(u)^2) is the same."""
+    rng = np.random.default_rng(4)
+    u = rng.normal(0, 0.8, (20, 3))
+    new, old = (DiagonalGaussian(rng.normal(0, 0.5, (20, 3)), rng.normal(-0.3, 0.2, (20, 3))) for _ in range(2))
+
+    def squashed(policy: DiagonalGaussian) -> Array:
+        """Log-density of a = tanh(u), from the distribution function of its dimensions by differences."""
+        a, step = np.tanh(u), 1e-5
+        z = [(np.arctanh(a + side) - policy.mean) / np.exp(policy.log_std) for side in (-step, step)]
+        inside = np.exp(-0.5 * ((np.arctanh(a) - policy.mean) / np.exp(policy.log_std)) ** 2) / np.sqrt(2 * np.pi)
+        return np.log(inside * (z[1] - z[0]) / (2 * step)).sum(-1)
+
+    assert_allclose(squashed(new) - squashed(old), new.log_prob(u) - old.log_prob(u), atol=1e-6)
+
+
+@pin("pg_guide")
+def nothing_to_learn() -> None:
+    """With A = 0 everywhere no variant has a policy gradient but V-MPO, which imitates what it kept, each alike."""
+    d = batch(8, method("pg_guide"))
+    d = d.replace(advantage=np.zeros_like(d.advantage))
+    for variant in ("reinforce", "a2c", "trpo", "ppo"):
+        assert not np.any(gradient(method("pg_guide", variant=variant), d))
+    found = gradient(method("pg_guide", variant="vmpo"), d)
+    assert_allclose(found, -d.weights() / d.weights().sum())

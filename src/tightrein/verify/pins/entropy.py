@@ -12,11 +12,19 @@ from ...arrays import Array
 from ...credit import ConflictAware, EntropyTargeted, TokenNormalised
 from ...decisions import Decisions
 from ...distributions import Categorical
-from ...objective.aggregate import SeqSumTokenMean
+from ...objective.aggregate import SeqMeanTokenMean
 from ...objective.entropy import EntropyBand
 from ...objective.levels import SequenceTokenRatio
 from ...objective.policy import Clip, HeterogeneousClip, UncertaintyWidths, Widths
-from ...objective.segments import EntropyWidths, SegmentMean, SegmentRatio, segment_mean, segments
+from ...objective.segments import (
+    EntropyWidths,
+    RelativeEntropyWidths,
+    SegmentMean,
+    SegmentRatio,
+    SegmentWidths,
+    segment_mean,
+    segments,
+)
 from ...selection import EntropySegments, UncertaintyScale
 from ..batches import batch, decisions, fields, gradient, method
 from ..pin import pin
@@ -180,16 +188,17 @@ def espo_one_part_per_decision() -> None:
 def espo_widths() -> None:
     """0.02 of the mean entropy of a part over ln 4; relative to the answer, where told to, and cut to [1/2, 2]."""
     d = _segmented([0.0] * 4, [0, 0, 1, 1], [0.1, 0.3, 0.8, 1.2])
-    for rule, expected in [
-        (EntropyWidths(vocabulary=4), [0.02 * 0.2 / math.log(4), 0.02 / math.log(4)]),
-        (EntropyWidths(scale=4e-4, vocabulary=None, least=0.5, most=2.0), [4e-4 * 0.5, 4e-4 / 0.6]),
-        (EntropyWidths(scale=4e-4, vocabulary=None, least=1.0, most=1.0), [4e-4, 4e-4]),
-    ]:
+    rules: list[tuple[SegmentWidths, list[float]]] = [
+        (EntropyWidths(tokens=4), [0.02 * 0.2 / math.log(4), 0.02 / math.log(4)]),
+        (RelativeEntropyWidths(), [4e-4 * 0.5, 4e-4 / 0.6]),
+        (RelativeEntropyWidths(least=1.0, most=1.0), [4e-4, 4e-4]),
+    ]
+    for rule, expected in rules:
         low, high = rule(d, d.logp, d.logp)
         assert_allclose(high[0, ::3] - 1, expected, rtol=1e-6)
         assert_allclose(1 - low, high - 1, atol=1e-15)
     constant = _segmented([0.0] * 4, [0, 0, 1, 1], [0.7] * 4)
-    assert_allclose(EntropyWidths(4e-4, None)(constant, d.logp, d.logp)[1], 1 + 4e-4, rtol=1e-10)
+    assert_allclose(RelativeEntropyWidths()(constant, d.logp, d.logp)[1], 1 + 4e-4, rtol=1e-10)
 
 
 @pin("espo_entropy")
@@ -316,7 +325,7 @@ def gtpo_plain() -> None:
     d = batch(0, gtpo)
     centred = method("dr_grpo").prepare(decisions(fields(0, gtpo))).advantage
     assert_allclose(gtpo.loss(d).per_decision, -centred, atol=1e-12)
-    assert_allclose(gradient(gtpo, d), -centred * SeqSumTokenMean()(d), atol=1e-12)
+    assert_allclose(gradient(gtpo, d), -centred * SeqMeanTokenMean()(d), atol=1e-12)
 
 
 @pin("gtpo")
