@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from .arrays import Array, log_softmax, namespace, pytree
+from .arrays import Array, atleast, log_softmax, namespace, pytree
 
 LOG_2PI = math.log(2 * math.pi)
+_FLOOR = -1e9  # instead of minus infinity, which times a probability of 0 is no number
 
 
 @pytree
@@ -16,8 +17,8 @@ class Categorical:
     logits: Array
 
     def log_probs(self) -> Array:
-        """Normalised log-probabilities of all actions: [..., A]."""
-        return log_softmax(self.logits)
+        """Normalised log-probabilities of all actions, never below -1e9: [..., A]."""
+        return atleast(log_softmax(self.logits), _FLOOR)
 
     def log_prob(self, action: Array) -> Array:
         """Log-probability of `action` ([...] integers): [...]."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from .anchor.reference import Anchor, Frozen
 from .arrays import Array, at_least_float32, finite
+from .behaviour import Behaviour
 from .credit.base import Credit
 from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
@@ -77,6 +78,7 @@ class Method(Part):
     step: Step
     credit: Credit | None = None
     critic: Critic | None = None
+    behaviour: Behaviour | None = None
     training: Training = Training()
     reward: tuple[RewardPart, ...] = ()
     selection: tuple[Selection, ...] = ()

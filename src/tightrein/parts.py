@@ -2,6 +2,7 @@
 
 from .anchor.controller import AdamDual, AdaptiveKL, Constant, DualAscent, MirrorStep
 from .anchor.reference import Frozen, Moving
+from .behaviour import PROPS, Behaviour
 from .credit import (
     GAE,
     BetaTracker,
@@ -16,6 +17,7 @@ from .credit import (
     Mixed,
     MonteCarloValues,
     ReturnToGo,
+    SetCredit,
     SmoothStandardised,
     TokenNormalised,
     TurnGAE,
@@ -189,6 +191,7 @@ __all__ = [
     "K3",
     "L1",
     "L2",
+    "PROPS",
     "PSPO",
     "SAPO",
     "SPO",
@@ -205,6 +208,7 @@ __all__ = [
     "AuxAdam",
     "BalancedBounds",
     "BalancedSigns",
+    "Behaviour",
     "BehaviourRatio",
     "BehaviourWeight",
     "BetaTracker",
@@ -327,6 +331,7 @@ __all__ = [
     "SequenceProductRatio",
     "SequenceSum",
     "SequenceTokenRatio",
+    "SetCredit",
     "SmoothStandardised",
     "SoftOverlong",
     "Spectral",

@@ -43,6 +43,13 @@ def test_no_finite_input_gives_nan(key: str, seed: int, spread: float) -> None:
     inputs.any_spread(key, seed, spread)
 
 
+@pytest.mark.parametrize("key", KEYS)
+@COMMON
+@given(seed=st.integers(0, 999), dtype=st.sampled_from(sorted(inputs.MOST)), share=st.floats(0, 1))
+def test_no_finite_input_gives_an_infinite_gradient(key: str, seed: int, dtype: str, share: float) -> None:
+    inputs.anything(key, seed, dtype, digits=share * inputs.MOST[dtype])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..behaviour import PROPS
 from ..credit import GAE, ReturnToGo
 from ..method import Method, Source, Training
 from ..objective.decoupled import DecoupledKL
@@ -143,4 +144,41 @@ PG_GUIDE = Method(
     ),
 )
 
-METHODS: tuple[Method, ...] = (LPO_DRIFT, DPPO_DROPOUT, VMPO, PG_GUIDE)
+PROPS_METHOD = PPO_CLIP.replace(
+    key="props",
+    title="Proximal Robust On-Policy Sampling: data that looks on-policy, by another policy",
+    source=Source(
+        paper="On-Policy Policy Gradient Reinforcement Learning Without On-Policy Sampling",
+        year=2023,
+        arxiv="2311.08290",
+        code="NicholasCorrado/PPOROS PROPS/ppo_props_discrete.py, ppo_props_continuous.py",
+        differences="the code was read, of the paper the abstract; these are its settings for discrete actions, with 8 "
+        "environments for one. It regularises discrete actions by pi_theta(a) (logp_theta - logp_phi) on what was "
+        "taken; here the KL is exact, as for its continuous ones (of which it takes the mean over dimensions). The "
+        "weighting by |A| and the early stop of PPO itself are left out.",
+    ),
+    credit=GAE(),
+    behaviour=PROPS(),
+    objective=PolicyObjective(
+        surrogate=Clip(Widths(0.2, 0.2)),
+        value=ValueLoss(coef=0.5, clip_range=0.2),
+        entropy=0.01,
+        standardise=True,
+    ),
+    step=Adam(learning_rate=1e-3, eps=1e-5, max_grad_norm=0.5),
+    training=Training(epochs=10, minibatches=32, envs=8, rollout=128),
+    variants=(
+        (
+            "vectors",
+            (
+                ("behaviour.objective.trust.controller.coef", 0.3),
+                ("behaviour.step.learning_rate", 1e-4),
+                ("behaviour.minibatches", 16),
+                ("behaviour.target", 0.05),
+            ),
+        ),
+    ),
+    relations=(Equals("ppo_clip", theirs={"objective.standardise": True, "objective.entropy": 0.01}),),
+)
+
+METHODS: tuple[Method, ...] = (LPO_DRIFT, DPPO_DROPOUT, VMPO, PG_GUIDE, PROPS_METHOD)

@@ -191,7 +191,8 @@ MINIRL = Method(
         read="excerpt",
         confidence="medium",
         differences="no code was released. Read: the abstract and two notes with the equations; the widths 0.2 and "
-        "0.27 and the cap of 5 are from memory.",
+        "0.27 and the cap of 5 are from memory. Routing replay is the language engine's, for any method: --routing old "
+        "(R2; advised with 2 minibatches) or --routing sampler (R3; with 4 or more).",
     ),
     credit=GroupCentred(),
     objective=PolicyObjective(

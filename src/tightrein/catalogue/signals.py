@@ -1,15 +1,16 @@
-"""Methods that read more than log-probabilities: a masked input, the inside of the model."""
+"""Methods that read more than log-probabilities: a masked input, the inside of the model, what answers share."""
 
 from __future__ import annotations
 
 import math
 
-from ..credit import GroupCentred
-from ..method import Method, Source
+from ..anchor.controller import Constant
+from ..credit import GroupCentred, SetCredit
+from ..method import Method, Source, Training
 from ..objective.aggregate import SeqMeanTokenSumNorm, TokenMean
-from ..objective.divergence import ReferenceKL
+from ..objective.divergence import ReferenceKL, SampledOldKL
 from ..objective.perception import Perception
-from ..objective.policy import Clip, Widths
+from ..objective.policy import Clip, PolicyObjective, Widths
 from ..relations import Equals
 from ..selection import CurvatureMask, DynamicSampling, GradientStep
 from .language import GRPO
@@ -107,4 +108,29 @@ CAPO_CURVATURE = GRPO.replace(
     ),
 )
 
-METHODS: tuple[Method, ...] = (PAPO_PERCEPTION, CAPO_CURVATURE)
+POLY_PPO = GRPO.replace(
+    key="poly_ppo",
+    title="Poly-PPO: credit for what a set of answers achieves together",
+    source=Source(
+        paper="Polychromic Objectives for Reinforcement Learning",
+        year=2025,
+        arxiv="2509.25424",
+        code="three public replications; the authors' is not public",
+        read="excerpt",
+        confidence="medium",
+        differences="the paper samples vines from states along a trajectory, and credits five of their steps by sets, "
+        "the rest by GAE. Here the only such state is the prompt, and an answer as a whole is one step, as the "
+        "authors do with language models later (2604.17654). The subsets are windows of a random order instead of independent "
+        "draws: every answer is in equally many.",
+    ),
+    credit=SetCredit(),
+    objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), trust=SampledOldKL(Constant(0.005))),
+    step=GRPO.step.replace(learning_rate=1e-5),
+    training=Training(epochs=2, group_size=8),
+    relations=(
+        Equals("dr_grpo", "advantage", mine={"credit.size": 1, "credit.sets": 64}),
+        Equals("dapo", mine={"credit.size": 2, "objective.trust": None}, theirs={"high": 0.2}),
+    ),
+)
+
+METHODS: tuple[Method, ...] = (PAPO_PERCEPTION, CAPO_CURVATURE, POLY_PPO)

@@ -5,6 +5,7 @@ from .demonstrated import Demonstrated, Mixed
 from .gae import GAE, LengthAdaptiveGAE
 from .group import GroupCentred, GroupNormalised, InformativeScaled, LeaveOneOut
 from .returns import ReturnToGo
+from .sets import SetCredit
 from .smooth import SmoothStandardised
 from .tempered import EntropyTargeted
 from .tokens import TokenNormalised
@@ -25,6 +26,7 @@ __all__ = [
     "Mixed",
     "MonteCarloValues",
     "ReturnToGo",
+    "SetCredit",
     "SmoothStandardised",
     "TokenNormalised",
     "TurnGAE",

@@ -15,7 +15,9 @@ from .batches import PROMPTS, Fields
 from .checks import close, flat, outcome
 
 EXACT = 1e-11
+MOST = {"float64": 308.0, "float32": 38.5, "bfloat16": 38.5}  # digits before the point
 _INDICES = ("group", "prompt", "turn", "action", "token", "signature", "formula", "alternative")
+_BOUNDED = ("mask", "terminated", "truncated", "random", "staleness", "chosen", "demonstration", "entropy_old", "drift")
 _WHOLE = (*_INDICES, "mask", "chosen", "demonstration")  # numbers that cannot be NaN
 
 
@@ -29,8 +31,9 @@ def inputs(key: str) -> str:
     empty(key)
     counts(key)
     lonely(key)
-    for dtype in ("float64", "float32", "bfloat16"):
+    for dtype in MOST:
         extremes(key, dtype)
+        anything(key, 0, dtype, digits=MOST[dtype])
     half(key)
     return "all"
 
@@ -171,6 +174,45 @@ def extremes(key: str, dtype: str) -> None:
     d = batches.decisions({n: _cast(x, dtype, library) for n, x in made.items()}, library)
     state = batches.start(method, library)
     _finite(method, method.prepare(d, state), state)
+
+
+def anything(key: str, seed: int, dtype: str, digits: float) -> None:
+    """Finite numbers of any size give a finite gradient.
+
+    digits: of the largest log-probabilities and logits, up to all that `dtype` has. What a gradient is proportional to
+    (rewards, advantages, values) has up to four, for its product with a ratio of e^20 must fit in float32.
+    """
+    method = batches.method(key)
+    library = batches.autodiff()
+    rng = np.random.default_rng(seed)
+    made = batches.fields(seed, method)
+
+    def drawn(name: str, x: Any) -> Any:
+        if isinstance(x, Categorical):
+            return Categorical(_any_size(rng, x.logits.shape, digits))
+        if name in _INDICES or x.dtype.kind != "f" or name in _BOUNDED:
+            return x
+        return _any_size(rng, x.shape, digits if name.startswith("logp") else 4.0)
+
+    def filled(made: Fields) -> Fields:
+        return {name: _cast(drawn(name, x), dtype, library) for name, x in made.items()}
+
+    state = batches.start(method, library)
+    d = method.prepare(batches.decisions(filled(made), library), state)
+    _finite_gradient(method, d, state)
+    if d.advantage is not None:
+        _finite_gradient(method, d.replace(**filled({"advantage": convert(d.advantage, "NumPy")})), state)
+
+
+def _any_size(rng: np.random.Generator, shape: tuple[int, ...], digits: float) -> Array:
+    """Numbers of either sign with up to `digits` digits before the point or 30 behind it; some are 0."""
+    size = 10.0 ** rng.uniform(-30, digits, shape)
+    return rng.choice([-1.0, -1.0, 0.0, 1.0], shape) * np.where(rng.random(shape) < 0.3, 10.0**digits, size)
+
+
+def _finite_gradient(method: Method, d: Decisions, state: Any) -> None:
+    for name, g in batches.gradients(method, d, state).items():
+        assert np.isfinite(g).all(), f"the gradient by {name} is not finite"
 
 
 def half(key: str) -> None:

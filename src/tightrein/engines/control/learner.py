@@ -15,10 +15,11 @@ from jax.flatten_util import ravel_pytree
 import tightrein as tr
 from tightrein.engines.control.actions import Actions
 from tightrein.engines.control.batch import Batch, evaluate
+from tightrein.engines.control.behaviour import Sampler
 from tightrein.engines.control.descent import Solver
 from tightrein.engines.control.networks import ActorCritic
 from tightrein.engines.control.normalise import Moments, RewardScale
-from tightrein.engines.control.rollout import Rollout, observe
+from tightrein.engines.control.rollout import Rollout, observe, turned
 
 Array = Any
 
@@ -31,6 +32,8 @@ class LearnerState(eqx.Module):
     method: Any
     observations: Moments | None
     rewards: RewardScale | None
+    kept: Rollout | None  # of a behaviour policy: what it has collected,
+    sampler: Any  # and its optimizer's state
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Learner:
     gamma: float
     normalise_obs: bool
     normalise_reward: bool
+    sampler: Sampler | None = None
 
     def network(self, seed: int) -> ActorCritic:
         """The network that `seed` begins with."""
@@ -60,29 +64,59 @@ class Learner:
             jax.tree.map(jnp.float32, self.method.init()),
             Moments.of_shape((self.inputs,)) if self.normalise_obs else None,
             RewardScale.of_envs(self.envs) if self.normalise_reward else None,
+            None if self.sampler is None else self.sampler.empty(network, self.inputs, self.envs),
+            None if self.sampler is None else self.sampler.descent.init(network.actor),
         )
 
+    def acting(self, state: LearnerState, key: Array) -> tuple[ActorCritic, LearnerState]:
+        """The network that collects the next chunk, where a behaviour policy does."""
+        assert self.sampler is not None
+        assert state.kept is not None
+        inputs = observe(state.kept.observation, state.observations)
+        network, optimizer = self.sampler.derive(state.network, state.sampler, inputs, state.kept, key)
+        return network, eqx.tree_at(lambda s: s.sampler, state, optimizer)
+
+    def keep(self, state: LearnerState, chunk: Rollout) -> LearnerState:
+        """The state with a chunk that was collected."""
+        assert self.sampler is not None
+        assert state.kept is not None
+        kept: LearnerState = eqx.tree_at(lambda s: s.kept, state, self.sampler.pushed(state.kept, chunk))
+        return kept
+
     def learn(
-        self, state: LearnerState, rollout: Rollout, key: Array, iteration: Array, log: Array
+        self, state: LearnerState, rollout: Rollout | None, key: Array, iteration: Array, log: Array
     ) -> tuple[LearnerState, dict[str, Array]]:
-        """All steps on one rollout, that of `iteration` (from 0).
+        """All steps on one rollout, that of `iteration` (from 0); None: on all that is kept.
 
         Returns the new state and the figures of the new policy on this rollout (zeros unless `log`).
         """
-        rewards = self._scale(state, rollout)
+        rollout, fresh = self._given(state, rollout)
+        rewards = self._scale(state, fresh)
         reward = rollout.reward if rewards is None else rewards.normalise(rollout.reward)
         inputs = jnp.swapaxes(observe(rollout.observation, state.observations), 0, 1)
         decisions = self._decisions(state, rollout, inputs, reward, jax.random.fold_in(key, 1))
-        batch = self._batch(decisions, inputs, _turned(rollout.action))
+        batch = self._batch(decisions, inputs, turned(rollout.action))
         progress = (iteration + 1) / self.iterations
         solved = self.solver.solve(state.network, state.optimizer, state.method, batch, key, progress)
         figures = self._figures(solved.network, state.method, batch, log)
         moments = None
         if state.observations is not None:
-            moments = state.observations.update(rollout.observation, rollout.mask)
+            moments = state.observations.update(fresh.observation, fresh.mask)
         finite = jnp.isfinite(solved.loss) & jnp.isfinite(ravel_pytree(solved.network)[0]).all()
         figures = {**figures, **solved.stats, "loss": solved.loss, "finite": finite}
-        return LearnerState(solved.network, solved.optimizer, solved.method, moments, rewards), figures
+        after = LearnerState(
+            solved.network, solved.optimizer, solved.method, moments, rewards, state.kept, state.sampler
+        )
+        return after, figures
+
+    def _given(self, state: LearnerState, rollout: Rollout | None) -> tuple[Rollout, Rollout]:
+        """What is learned from, and the part of it that is new."""
+        if rollout is not None:
+            return rollout, rollout
+        assert self.sampler is not None
+        assert state.kept is not None
+        steps = self.sampler.steps
+        return state.kept, jax.tree.map(lambda x: x[-steps:], state.kept)
 
     def _scale(self, state: LearnerState, rollout: Rollout) -> RewardScale | None:
         if state.rewards is None:
@@ -91,17 +125,17 @@ class Learner:
 
     def _decisions(self, state: LearnerState, rollout: Rollout, inputs: Array, reward: Array, key: Array) -> Any:
         """The rollout as Decisions [E, T], credited."""
-        network, action = state.network, _turned(rollout.action)
+        network, action = state.network, turned(rollout.action)
         dist = network.policy(inputs)
         logp = dist.log_prob(action)
         decisions = tr.Decisions(
             logp_old=logp,
-            mask=_turned(rollout.mask),
-            reward=_turned(reward),
+            mask=turned(rollout.mask),
+            reward=turned(reward),
             value_old=network.value(inputs),
-            value_next=_turned(network.value(observe(rollout.next_observation, state.observations))),
-            terminated=_turned(rollout.terminated),
-            truncated=_turned(rollout.truncated),
+            value_next=turned(network.value(observe(rollout.next_observation, state.observations))),
+            terminated=turned(rollout.terminated),
+            truncated=turned(rollout.truncated),
         )
         on_request = {
             "dist_old": lambda: dist,
@@ -117,10 +151,19 @@ class Learner:
         return self.method.prepare(decisions, state.method)
 
     def _batch(self, decisions: Any, inputs: Array, action: Array) -> Batch:
-        """Each decision its own row."""
-        kept = decisions.replace(reward=None, value_next=None, terminated=None, truncated=None)
-        rows: Batch = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), Batch(kept, inputs, action))
+        """Each decision its own row; of a loss of several together, as many consecutive ones as minibatches allow."""
+        kept, width = decisions.replace(reward=None, value_next=None), self._width(*decisions.shape)
+        if width == 1:
+            kept = kept.replace(terminated=None, truncated=None)
+        rows: Batch = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[2:]), Batch(kept, inputs, action))
         return rows
+
+    def _width(self, envs: int, steps: int) -> int:
+        """Decisions in a row."""
+        if not self.method.objective.surrogate.paired:
+            return 1
+        whole = [w for w in range(1, steps + 1) if steps % w == 0]
+        return max(w for w in whole if envs * steps // w % self.method.training.minibatches == 0)
 
     def _figures(self, network: ActorCritic, method_state: Any, batch: Batch, log: Array) -> dict[str, Array]:
         """The loss's stats of the new policy against the old on the whole rollout, zeros unless `log`."""
@@ -133,8 +176,3 @@ class Learner:
             log, figures, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         )
         return found
-
-
-def _turned(x: Array) -> Array:
-    """Time-major [T, E, ...] to [E, T, ...]."""
-    return jnp.swapaxes(x, 0, 1)

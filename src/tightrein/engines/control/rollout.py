@@ -77,6 +77,11 @@ class DeviceState(eqx.Module):
     episodes: Episodes
 
 
+def turned(x: Array) -> Array:
+    """Time-major [T, E, ...] to [E, T, ...]."""
+    return jnp.swapaxes(x, 0, 1)
+
+
 def start(env: DeviceEnv, key: Array, envs: int) -> DeviceState:
     """`envs` fresh environments."""
     observation, state = jax.vmap(env.reset)(jax.random.split(key, envs))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tightrein.engines.control import environments
+from tightrein.engines.control.behaviour import sampler_of
 from tightrein.engines.control.compose import compose, with_actions
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.device import DeviceEnv
@@ -71,7 +72,7 @@ def trainer_of(config: ControlConfig, method: Any, spec: EnvSpec, plan: Plan) ->
     """The trainer for where the environment runs."""
     learner = Learner(
         method, solver_of(method, plan), spec.actions, spec.inputs, config.hidden, plan.envs, plan.iterations,
-        method.credit.gamma, *normalisation(config, method, spec),
+        method.credit.gamma, *normalisation(config, method, spec), sampler_of(method, plan),
     )  # fmt: skip
     seeds = range(config.seed, config.seed + config.seeds)
     if spec.on_device:

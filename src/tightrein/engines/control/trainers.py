@@ -93,12 +93,26 @@ class DeviceTrainer:
 
     def _one(self, progress: _Progress, keys: Keys, iteration: Array, log: Array) -> tuple[_Progress, Any]:
         collect_key, learn_key = jax.random.split(jax.random.fold_in(keys.train, iteration))
-        learner = progress.learner
-        envs, rollout = collect(
-            self._env, learner.network, learner.observations, progress.envs, collect_key, self._steps
-        )
+        learner, envs, rollout = self._experience(progress, collect_key)
         learner, stats = self._learner.learn(learner, rollout, learn_key, iteration, log)
         return _Progress(learner, envs), stats
+
+    def _experience(self, progress: _Progress, key: Array) -> tuple[Any, DeviceState, Rollout | None]:
+        """Learner and environments after an iteration's steps, and the rollout where the learner does not keep it."""
+        sampler, learner = self._learner.sampler, progress.learner
+        if sampler is None:
+            envs, rollout = collect(self._env, learner.network, learner.observations, progress.envs, key, self._steps)
+            return learner, envs, rollout
+
+        def chunk(carry: Any, key: Array) -> tuple[Any, None]:
+            learner, envs = carry
+            act_key, collect_key = jax.random.split(key)
+            network, learner = self._learner.acting(learner, act_key)
+            envs, rollout = collect(self._env, network, learner.observations, envs, collect_key, sampler.chunk)
+            return (self._learner.keep(learner, rollout), envs), None
+
+        (learner, envs), _ = jax.lax.scan(chunk, (learner, progress.envs), jax.random.split(key, sampler.rule.chunks))
+        return learner, envs, None
 
     def _iterations(self, state: _Progress, keys: Keys, first: Array, count: Array) -> tuple[_Progress, Figures]:
         """The loop's length is an argument, so that chunks of every length share one compilation."""
@@ -127,6 +141,8 @@ class HostTrainer:
         self._act = jax.jit(jax.vmap(_sampled))
         self._best = jax.jit(jax.vmap(evaluate.best_action))
         self._learn = jax.jit(jax.vmap(learner.learn, (0, 1, 0, None, None)), donate_argnums=0)
+        self._acting = jax.jit(jax.vmap(self._as_behaviour))
+        self._keep = jax.jit(jax.vmap(learner.keep, (0, 1)), donate_argnums=0)
         self.state = jax.jit(jax.vmap(learner.init))(networks(learner, seeds))
         self._envs: HostEnvs | None = None
         self.cut(0)
@@ -137,7 +153,7 @@ class HostTrainer:
         broken, stats = -np.ones(len(self._seeds), np.int32), {}
         for i in range(first, first + count):
             noise, keys = self._draw(self._keys.train, i)
-            rollout = self._collect(np.asarray(noise), sums)
+            rollout = self._experience(np.asarray(noise), keys, sums)
             self.state, stats = self._learn(self.state, rollout, keys, i, i == first + count - 1)
             broken = first_broken(broken, stats, i)
         return Figures(sums[0], sums[1], sums[2], np.asarray(broken), jax.tree.map(np.asarray, stats))
@@ -162,12 +178,31 @@ class HostTrainer:
         noise_key, learn_key = jax.random.split(jax.random.fold_in(key, iteration))
         return self._learner.actions.noise(noise_key, (self._steps, self._learner.envs)), learn_key
 
-    def _collect(self, noise: Array, sums: Array) -> Rollout:
-        """One rollout, [T, S, E, ...]; finished episodes are added to `sums` (returns, lengths, count)."""
+    def _as_behaviour(self, state: Any, key: Array) -> tuple[Any, Any]:
+        """The state to act with, and the state."""
+        network, state = self._learner.acting(state, key)
+        return eqx.tree_at(lambda s: s.network, state, network), state
+
+    def _experience(self, noise: Array, keys: Array, sums: Array) -> Rollout | None:
+        """The rollout of an iteration; None where the learner keeps it."""
+        sampler = self._learner.sampler
+        if sampler is None:
+            return self._collect(self.state, noise, sums)
+        for c in range(sampler.rule.chunks):
+            acting, self.state = self._acting(self.state, jax.vmap(jax.random.fold_in, (0, None))(keys, c + 2))
+            chunk = self._collect(acting, noise[:, c * sampler.chunk : (c + 1) * sampler.chunk], sums)
+            self.state = self._keep(self.state, chunk)
+        return None
+
+    def _collect(self, acting: Any, noise: Array, sums: Array) -> Rollout:
+        """A rollout by the networks of `acting`, [T, S, E, ...]; noise: [S, T, E, ...].
+
+        Finished episodes are added to `sums` (returns, lengths, count).
+        """
         assert self._envs is not None
         steps, shape = [], self._resetting.shape
-        for t in range(self._steps):
-            action, sent = self._act(self.state, self._observation, noise[:, t])
+        for t in range(noise.shape[1]):
+            action, sent = self._act(acting, self._observation, noise[:, t])
             sent = np.asarray(sent)
             reached, *outcome = self._envs.step(sent.reshape(-1, *sent.shape[2:]))
             reached = reached.reshape(*shape, -1)

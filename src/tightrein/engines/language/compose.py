@@ -64,6 +64,12 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
     """
     method = tr.method(config.method, config.variant)
     check_step(method, "language", (Optimizer,))
+    if method.behaviour is not None:
+        raise TightreinError(
+            f"{method.key} collects by a policy of its own ({type(method.behaviour).__name__}), which the language "
+            "engine cannot",
+            "train it with `tightrein train control`",
+        )
     own: Any = method.step
     method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:
@@ -168,6 +174,12 @@ def _check(method: Any, config: LanguageConfig) -> None:
     parts = (*method.reward, method.credit, *method.selection)
     made = frozenset[str]().union(*(part.provides for part in parts if part is not None))
     check_supplied(method, "language", prepared | whole, prepared | whole | SEEN | made, REMEDIES)
+    size = getattr(method.credit, "size", 1)
+    if 1 < size >= method.training.group_size:
+        raise TightreinError(
+            f"sets of {size} answers out of {method.training.group_size} to a prompt are all the same",
+            f"give --group-size {2 * size}, or lower credit.size",
+        )
     if method.training.value_pretraining and "value" not in method.needs:
         raise TightreinError(
             f"{method.key} has no value estimate to train first",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import tightrein as tr
 from tightrein.engines.language.checkpointing import under, within
@@ -90,7 +91,18 @@ class Rollouts:
     def _collected(self, state: Mapping[str, Any]) -> Batch:
         if self._sampler is not None:
             _copy_into(self._sampler.model, self._policy.model)
-        return self._collector.collect(lambda count: self._stream.draw(count, state), self._generator)
+        warmth = warmth_of(self._collector.method, state)
+        decoding = dataclasses.replace(self._collector.decoding, warmth=warmth)
+        collector = dataclasses.replace(self._collector, decoding=decoding)
+        return collector.collect(lambda count: self._stream.draw(count, state), self._generator)
+
+
+def warmth_of(method: Any, state: Mapping[str, Any]) -> Callable[[Tensor], Tensor] | None:
+    """What the method wants the temperature of each token to be multiplied by, from the entropies; None: nothing."""
+    for path, part in method.walk():
+        if isinstance(part, tr.parts.UncertaintyScale) and part.tau:
+            return lambda entropy: part.temperature(entropy, state[path])
+    return None
 
 
 def _copied(policy: Policy, dtype: torch.dtype) -> Policy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -82,7 +82,10 @@ class Partner(Protocol):
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are drawn. temperature 0: always the most probable token. experts: whether to write these down."""
+    """How answers are drawn. temperature 0: always the most probable token. experts: whether to write these down.
+
+    warmth: what the temperature of each token is multiplied by, from the entropies [B] in nats at `temperature`.
+    """
 
     max_new_tokens: int
     eos_ids: frozenset[int]
@@ -90,6 +93,7 @@ class Decoding:
     temperature: float = 1.0
     top_p: float = 1.0
     experts: bool = False
+    warmth: Callable[[Tensor], Tensor] | None = None
 
     @property
     def greedy(self) -> Decoding:
@@ -282,16 +286,23 @@ class _Sampler:
 def draw(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """(tokens [B], their log-probabilities [B]) from logits [B, V].
 
-    The log-probabilities are those of the tempered distribution before top-p cuts it, at temperature 0 those of
-    temperature 1.
+    The log-probabilities are those of the tempered distribution before warmth changes it and top-p cuts it, at
+    temperature 0 those of temperature 1.
     """
     greedy = decoding.temperature == 0
     logp = torch.log_softmax(logits.float() / (1.0 if greedy else decoding.temperature), -1)
     if greedy:
         tokens = logp.argmax(-1)
     else:
-        tokens = torch.multinomial(_nucleus(logp.exp(), decoding.top_p), 1, generator=generator)[:, 0]
+        warm = logp if decoding.warmth is None else _warmed(logp, decoding.warmth)
+        tokens = torch.multinomial(_nucleus(warm.exp(), decoding.top_p), 1, generator=generator)[:, 0]
     return tokens, logp.gather(1, tokens[:, None])[:, 0]
+
+
+def _warmed(logp: Tensor, warmth: Callable[[Tensor], Tensor]) -> Tensor:
+    """Log-probabilities [B, V] at the temperatures that their entropies ask for."""
+    factor = warmth(torch.special.entr(logp.exp()).sum(-1))
+    return torch.log_softmax(logp / factor[:, None], -1)
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -12,6 +12,7 @@ from tightrein.engines.language.sampling import Samples
 
 NONE = -1  # in the place of a formula that is not there
 _MARKED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_TELLING = re.compile(r"[\d=<>]")  # "well-read" is none
 _PLAIN = re.compile(r"[\w.()]+(?:\s*[-+*/^=<>]\s*[\w.()]+)+")
 
 
@@ -49,8 +50,14 @@ def formulas_in(text: str) -> list[str]:
     """The different formulas of a text, without white space.
 
     Those are what stands between marks of mathematics ($, \\( and \\[), and elsewhere terms that are joined by
-    operators or comparisons.
+    operators or comparisons, with a digit or a comparison among them.
     """
     marked = ["".join(groups) for groups in _MARKED.findall(text)]
-    plain = _PLAIN.findall(_MARKED.sub(" ", text))
-    return list(dict.fromkeys("".join(formula.split()) for formula in (*marked, *plain)))
+    plain = [found for found in _PLAIN.findall(_MARKED.sub(" ", text)) if _TELLING.search(found)]
+    return list(dict.fromkeys(_bare("".join(formula.split())) for formula in (*marked, *plain)))
+
+
+def _bare(formula: str) -> str:
+    """Without the full stop of its sentence, and brackets around it."""
+    formula = formula.strip(".")
+    return formula[1:-1] if formula[:1] == "(" and formula[-1:] == ")" else formula

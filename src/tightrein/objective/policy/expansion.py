@@ -22,6 +22,11 @@ class TayPO(Surrogate):
     order: int = setting(2, at_least=1, at_most=2)
     gamma: float = setting(0.99, at_least=0, at_most=1)
 
+    @property
+    def paired(self) -> bool:  # type: ignore[override]
+        """See Surrogate: the second order is."""
+        return self.order > 1
+
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision: [B, T]."""
         gap = zero_where_masked(self.ratio(d) - 1, d.weights())

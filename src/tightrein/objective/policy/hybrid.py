@@ -44,10 +44,11 @@ class HybridClip(Surrogate):
         """Loss per decision: [B, T]."""
         advantage, share = self.advantage(d), self.share(d)
         xp, branches = namespace(advantage), self._branches(d, advantage)
-        free, cut = ([-advantage * x for x in pair] for pair in zip(*branches, strict=True))
         if self.jointly:
-            return xp.maximum(_mix(share, *free), _mix(share, *cut))
-        return _mix(share, *(xp.maximum(one, other) for one, other in zip(free, cut, strict=True)))
+            free, cut = (-advantage * _mix(share, *side) for side in zip(*branches, strict=True))
+            return xp.maximum(free, cut)
+        held = (xp.where(_idle(r, cut, advantage), stop_gradient(cut), r) for r, cut in branches)
+        return -advantage * _mix(share, *held)
 
     def mixture(self, d: Decisions) -> Array:
         """The clipped ratios, mixed: [B, T]."""
@@ -74,10 +75,8 @@ class HybridClip(Surrogate):
     def idle(self, d: Decisions) -> Array:
         """See Surrogate: both branches have let go."""
         advantage = self.advantage(d)
-        beyond = [
-            ((cut > r) & (advantage < 0)) | ((cut < r) & (advantage > 0)) for r, cut in self._branches(d, advantage)
-        ]
-        return beyond[0] & beyond[1]
+        token, sequence = (_idle(r, cut, advantage) for r, cut in self._branches(d, advantage))
+        return token & sequence
 
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and the share that each branch clips."""
@@ -94,6 +93,10 @@ class HybridClip(Surrogate):
 
     def _outside(self, d: Decisions) -> list[Array]:
         return [r != cut for r, cut in self._branches(d, self.advantage(d))]
+
+
+def _idle(r: Array, cut: Array, advantage: Array) -> Array:
+    return ((cut > r) & (advantage < 0)) | ((cut < r) & (advantage > 0))
 
 
 def _mix(share: Array | float, one: Array, other: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...arrays import Array, at_least_float32, masked_mean, namespace, spread, zero_where_masked
 from ...decisions import Decisions
@@ -20,6 +20,7 @@ class Surrogate(Part):
     trajectory. A trajectory's loss has shape [B, 1] and counts for each of its decisions.
     """
 
+    paired: ClassVar[bool] = False  # whether the loss of a decision depends on others of its trajectory
     ratio: Ratio = field(default=TokenRatio(), kw_only=True)
 
     @property

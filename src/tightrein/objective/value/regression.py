@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, at_least_float32, choose, clip, namespace, zero_where_masked
+from ...arrays import Array, at_least_float32, choose, clip, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
 from ...turns import turn_starts
@@ -36,14 +36,13 @@ class ValueLoss(Part):
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision, without its coefficient: [B, T]."""
         mask = d.weights()
-        value = zero_where_masked(at_least_float32(d.value), mask)
-        returns = zero_where_masked(at_least_float32(d.returns), mask)
-        error = value - returns
+        value = at_least_float32(d.value)
+        error = zero_where_masked(value - at_least_float32(d.returns), mask)
         if self.clip_range is None:
             return 0.5 * error**2
-        old = zero_where_masked(at_least_float32(d.value_old), mask)
-        clipped = old + clip(value - old, -self.clip_range, self.clip_range) - returns
-        xp = namespace(error)
+        moved = stop_gradient(value) - at_least_float32(d.value_old)
+        beyond = zero_where_masked(moved - clip(moved, -self.clip_range, self.clip_range), mask)
+        xp, clipped = namespace(error), stop_gradient(error) - beyond  # where it is the worse, it has no gradient
         return 0.5 * choose(xp.abs(clipped) > xp.abs(error), clipped, error) ** 2
 
 

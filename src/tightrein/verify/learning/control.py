@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import Array
+from ...arrays import Array, convert, value_and_gradient
+from ...behaviour import PROPS
+from ...decisions import Decisions
+from ...distributions import Categorical
 from ...objective.dropout import PairDropout
 from ...objective.policy.learned import network
+from ..batches import autodiff
 from ..pin import Shown, shows
 from .solvers import column, run
 
@@ -121,3 +125,44 @@ def pg_guide() -> Shown:
     says = ", ".join(f"{variant} {returned:.0f}" for variant, returned in returns.items())
     best = min(returns[variant] for variant in ("trpo", "ppo", "vmpo"))
     return Shown(f"return on CartPole after 51,200 steps, 2 seeds: {says}", best > returns["reinforce"])
+
+
+@shows("props")
+def props() -> Shown:
+    """The arms of a bandit are pulled as often as the policy says, and CartPole is solved."""
+    plain, robust = sampling_error(chosen=False), sampling_error(chosen=True)
+    summary, _ = run(method="props", total_steps=51_200, seeds=2)
+    returned = summary["eval_return_mean"]
+    says = (
+        f"100 pulls of a three-armed bandit, 50 seeds: total variation between how often each arm was pulled and the "
+        f"policy {robust:.4f}, sampling from the policy {plain:.4f}; return {returned:.0f} of 500 on CartPole after "
+        "51,200 steps, 2 seeds"
+    )
+    return Shown(says, bool(robust < 0.5 * plain and returned > 400))
+
+
+def sampling_error(chosen: bool, seeds: int = 50, pulls: int = 100, rate: float = 1.0) -> float:
+    """Mean total variation between empirical and policy's choice; chosen: each pull is the behaviour policy's."""
+    rng, rule = np.random.default_rng(0), PROPS()
+    policy = np.log([0.5, 0.3, 0.2]) + np.zeros((seeds, 1, 3))
+    arms = np.zeros((seeds, 0), int)
+    for _ in range(pulls):
+        behaviour = policy
+        for _ in range(rule.epochs if chosen and arms.size else 0):
+            behaviour = behaviour - rate * seeds * _slope(rule, behaviour, policy, arms)
+        pulled = np.argmax(behaviour + rng.gumbel(size=policy.shape), axis=-1)
+        arms = np.concatenate([arms, pulled], axis=1)
+    share = np.stack([(arms == arm).mean(1) for arm in range(3)], axis=1)
+    return float(0.5 * np.abs(share - np.exp(policy[:, 0])).sum(1).mean())
+
+
+def _slope(rule: PROPS, behaviour: Array, policy: Array, arms: Array) -> Array:
+    """Gradient of the rule's loss on what was pulled, [seeds, pulls], by the behaviour's logits [seeds, 1, 3]."""
+    taken = convert(arms, autodiff())
+    old = Categorical(convert(np.broadcast_to(policy, (*arms.shape, 3)).copy(), autodiff()))
+
+    def loss(at: dict[str, Array]) -> Array:
+        new = Categorical(at["logits"] + 0 * old.logits)
+        return rule.loss(Decisions(logp=new.log_prob(taken), logp_old=old.log_prob(taken), dist=new, dist_old=old))
+
+    return convert(value_and_gradient(loss, {"logits": convert(behaviour, autodiff())})[1]["logits"], "NumPy")

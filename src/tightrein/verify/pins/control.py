@@ -6,9 +6,10 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from ...arrays import Array
+from ...behaviour import PROPS
 from ...credit import ReturnToGo
 from ...decisions import Decisions
-from ...distributions import DiagonalGaussian
+from ...distributions import Categorical, DiagonalGaussian
 from ...objective.decoupled import DecoupledKL
 from ...objective.dropout import PairDropout, pairwise
 from ...objective.policy import DriftDPO, LearnedDrift, TopHalf
@@ -96,7 +97,7 @@ def mean_over_what_is_kept() -> None:
     """The policy's loss is the mean of PPO's over the kept decisions; values are learned from all."""
     dropped = method("dppo_dropout")
     d = batch(5, dropped)
-    surrogate = dropped.objective.surrogate
+    surrogate = dropped.objective.surrogate  # type: ignore[attr-defined]
     kept = PairDropout().kept(surrogate.ratio(d) * surrogate.advantage(d), d.weights())
     assert 0 < kept.sum() < d.weights().sum()
     ppo = method("ppo_clip")
@@ -225,3 +226,40 @@ def nothing_to_learn() -> None:
         assert not np.any(gradient(method("pg_guide", variant=variant), d))
     found = gradient(method("pg_guide", variant="vmpo"), d)
     assert_allclose(found, -d.weights() / d.weights().sum())
+
+
+def behaving(rho: Array) -> Decisions:
+    """Decisions [B, 1] of which the behaviour policy takes each with rho times the policy's probability."""
+    old = np.log(np.full_like(rho, 0.4))
+    dist = Categorical(np.log(np.stack([0.4 * rho, 1 - 0.4 * rho], axis=-1)))
+    still = Categorical(np.log(np.stack([np.full_like(rho, 0.4), np.full_like(rho, 0.6)], axis=-1)))
+    return Decisions(logp=old + np.log(rho), logp_old=old, dist=dist, dist_old=still)
+
+
+PLAIN_PROPS = PROPS().override({"objective.trust": None})
+
+
+@pin("props")
+def down_until_the_bound() -> None:
+    """rho = 1.5 costs 1.5 and rho = .5 costs .7 (eps .3); d loss / d rho is 1 above 1 - eps, else 0."""
+    for rho, cost, slope in ((1.5, 1.5, 1.0), (0.5, 0.7, 0.0), (0.8, 0.8, 1.0), (0.69, 0.7, 0.0)):
+        assert_allclose(float(PLAIN_PROPS.loss(behaving(np.array([[rho]])))), cost)
+        assert_allclose(coefficient(PLAIN_PROPS.objective.surrogate, rho, -1.0) / rho, slope, atol=1e-12)
+
+
+@pin("props")
+def away_from_what_was_done() -> None:
+    """Where phi = theta the loss is 1 and its gradient that of the mean of logp: what was done becomes less likely."""
+    d = behaving(np.ones((5, 1)))
+    assert_allclose(float(PROPS().loss(d)), 1.0)
+    assert_allclose([coefficient(PROPS().objective.surrogate, 1.0, -1.0)], [1.0])
+
+
+@pin("props")
+def nothing_to_mend() -> None:
+    """Where the counts n_a / N are the policy's probabilities, the mean of grad logp by the logits is 0."""
+    policy = np.array([0.5, 0.3, 0.2])
+    scores = np.eye(3) - policy
+    assert_allclose(np.array([5, 3, 2]) / 10 @ scores, 0, atol=1e-12)
+    step = np.array([6, 3, 1]) / 10 @ scores
+    assert step[0] > 0 > step[2]

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ...arrays import convert
+from ...credit import SetCredit
 from ...decisions import Decisions
 from ...distributions import Categorical
 from ...errors import require
 from ...selection.curvature import AdamStep, CurvatureMask, Gradient, GradientStep
-from ..batches import batch, gradients, method
+from ..batches import autodiff, batch, gradients, method
 from ..pin import pin
 
 FREE = {"objective.reference.coef": 0.0}
@@ -22,7 +23,8 @@ TERM = "objective.terms.perception"
 def _look(p: float, masked: float) -> Decisions:
     """One decision without advantage, of probability p, and `masked` where part of the prompt is masked."""
     made: dict[str, Any] = {"logp": np.log([[p]]), "logp_masked": np.log([[masked]])}
-    return convert(Decisions(**made, logp_old=made["logp"], advantage=np.zeros((1, 1))), "PyTorch")
+    found: Decisions = convert(Decisions(**made, logp_old=made["logp"], advantage=np.zeros((1, 1))), autodiff())
+    return found
 
 
 def _gradient(d: Decisions, **settings: Any) -> tuple[float, float]:
@@ -160,3 +162,49 @@ def capo_masks() -> None:
     assert falling.predicted(d)[0][0, 2] < 0
     assert_array_equal(falling.replace(one_sided=True, max_gain=1e9)(d).mask, [[1, 1, 0]])
     assert_array_equal(falling.replace(max_gain=1e9)(d).mask, [[1, 1, 1]])
+
+
+def _sets(reward: list[float], signature: list[int], **settings: Any) -> Any:
+    """Advantage of the answers to one prompt, in their order; each counts as one decision."""
+    n = len(reward)
+    d = Decisions(
+        mask=np.ones((n, 1)), reward=np.array(reward), signature=np.array(signature), group=np.zeros(n, int),
+        random=np.linspace(0, 0.9, n)[:, None],
+    )  # fmt: skip
+    return SetCredit(**settings)(d).advantage[:, 0]
+
+
+@pin("poly_ppo")
+def poly_values() -> None:
+    """Disjoint sets worth .25, .1875, 0, .25: their mean is .171875, A = .078125, .015625, -.171875, .078125."""
+    reward = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+    signature = [0, 1, 2, 3, 0, 1, 2, 2, 0, 1, 2, 3, 4, 5, 6, 7]
+    expected = np.repeat([0.078125, 0.015625, -0.171875, 0.078125], 4)
+    assert_allclose(_sets(reward, signature), expected, atol=1e-15)
+
+
+@pin("poly_ppo")
+def poly_shares() -> None:
+    """A member that failed has the advantage of its set; an answer in two sets the mean of theirs."""
+    found = _sets([1.0, 1, 0, 1, 0, 0, 0, 0], [0, 1, 2, 3, 0, 0, 0, 0], sets=2)
+    assert_allclose(found, [0.375] * 4 + [-0.375] * 4)
+    f = np.array([0.75 * 1, 0.25 * 3 / 4, 0.0, 0.5 * 2 / 4])  # windows at 0, 2, 4, and at 6 around the end
+    each = f - f.mean()
+    expected = np.repeat((each + np.roll(each, 1)) / 2, 2)
+    assert_allclose(_sets([1.0, 1, 0, 1, 0, 0, 0, 0], [0, 1, 2, 3, 0, 0, 0, 0]), expected)
+
+
+@pin("poly_ppo")
+def poly_equal_sets() -> None:
+    """Sets that are worth the same have no advantage, exactly; with one answer each it is the centred reward."""
+    assert not _sets([0.3] * 8, [5] * 8).any()
+    assert not _sets([0.1, 0.7] * 8, [5, 6] * 8).any()
+    assert_allclose(_sets([1.0, 0, 0.5, 0.1], [1, 1, 1, 1], size=1, sets=4), np.array([0.6, -0.4, 0.1, -0.3]))
+
+
+@pin("poly_ppo")
+def poly_without_diversity() -> None:
+    """Where all answers differ it is REINFORCE with the mean reward of the set."""
+    reward = np.random.default_rng(0).random(8)
+    sets = reward.reshape(2, 4).mean(1)
+    assert_allclose(_sets(list(reward), list(range(8)), sets=2), np.repeat(sets - sets.mean(), 4))
