@@ -47,6 +47,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/control_throughput.py
 	$(BIN)/python benchmarks/language_throughput.py
+	$(BIN)/python benchmarks/objectives.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -81,7 +81,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "alternative": ("[B, T, K]", "integer identity of each of the K alternatives in `dist` and `dist_old`"),
 }
 _DISTRIBUTIONS = {"dist", "dist_old"}
-_REAL = {"logp", "logp_old", "advantage", "value_old", "reward", "value"}  # their precision is the batch's
+_REAL = ("logp", "logp_old", "advantage", "reward", "value", "value_old")  # the first one's precision is the batch's
 _ARRAYS = tuple(name for name in FIELDS if name not in _DISTRIBUTIONS)
 _NOT_IN_TIME = {"scores", "embedding", "formula"}  # two axes, but the second is not T
 
@@ -167,8 +167,9 @@ class Decisions:
 
     def weights(self) -> Array:
         """The mask as floating-point numbers, [B, T]; all ones when there is no mask."""
-        shape = self.shape
-        like = at_least_float32(next((a for n, a in _two_dimensional(self) if n in _REAL), self.mask))
+        shape = None if self.mask is not None else self.shape
+        real = [a for a in (getattr(self, name) for name in _REAL) if a is not None and len(a.shape) == 2]
+        like = at_least_float32(real[0] if real else self.mask)
         xp = namespace(like)
         if self.mask is None:
             return xp.broadcast_to(xp.ones_like(like), shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tightrein as tr
-from tightrein.parts import SPO, Part, SampledOldKL, SequenceMeanRatio, TokenMean
+from tightrein.parts import SPO, DropTruncated, Part, PositiveImitation, SampledOldKL, SequenceMeanRatio, TokenMean
 
 
 def test_by_path_by_end_and_from_text() -> None:
@@ -27,6 +27,16 @@ def test_parts_are_replaced_by_name_and_then_set() -> None:
     assert tr.method("grpo", trust="SampledOldKL").objective.trust == SampledOldKL()
     assert tr.method("ppo_kl", trust="none").objective.trust is None
     assert tr.method("grpo", ratio="SequenceMeanRatio").objective.surrogate.ratio == SequenceMeanRatio()
+
+
+def test_tuples_of_parts_are_replaced_as_a_whole() -> None:
+    method = tr.method("grpo", selection=(DropTruncated(),), **{"objective.terms": (PositiveImitation(0.2),)})
+    assert method.selection == (DropTruncated(),)
+    assert method.objective.terms == (PositiveImitation(0.2),)
+    assert tr.method("dapo", selection=()).selection == ()
+    for given in ("DropTruncated", DropTruncated(), (1,)):
+        with pytest.raises(tr.TightreinError, match="tuple of parts"):
+            tr.method("grpo", selection=given)
 
 
 def test_parts_in_a_row_are_named_after_their_class() -> None:

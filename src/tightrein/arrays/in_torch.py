@@ -11,11 +11,12 @@ from torch import Tensor
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, decay: Tensor, forwards: bool) -> Tensor:
-        y, product, reach = x.clone(), decay.clone(), 1
+        y, reach = x.clone(), 1
+        product = decay[:, 1:] if forwards else decay[:, :-1]
         while reach < x.shape[1]:  # y holds the terms of `reach` steps, product their decay: each round doubles both
             near, far = (slice(reach, None), slice(None, -reach))[:: 1 if forwards else -1]
-            y[:, near] += product[:, near] * y[:, far]
-            product[:, near] *= product[:, far].clone()
+            y[:, near] += product * y[:, far]
+            product = product[:, reach:] * product[:, :-reach]
             reach *= 2
         ctx.save_for_backward(y, decay)
         ctx.forwards = forwards

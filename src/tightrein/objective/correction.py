@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Array, at_least_float32, clip, masked_mean, namespace
+from ..arrays import Array, at_least_float32, clip, masked_mean, namespace, stop_gradient
 from ..decisions import Decisions
 from ..errors import TightreinError
 from ..settings import Part, setting
@@ -119,12 +119,13 @@ class DropCovariance(Correction):
         """See Correction."""
         product, mask = covariance(d), d.weights()
         xp = namespace(mask)
-        candidates = (product > self.low) & (product < self.high) & (mask != 0) & ~surrogate.idle(d)
-        chosen = top_share(-(at_least_float32(d.random) + xp.zeros_like(mask)), candidates, self.share, mask)
-        return 1 - xp.astype(chosen, mask.dtype)
+        still = d.replace(logp=stop_gradient(d.logp))
+        between = (product > self.low) & (product < self.high)
+        candidates = between & xp.astype(mask, xp.bool, copy=False) & ~surrogate.idle(still)
+        chosen = top_share(-at_least_float32(d.random), candidates, self.share, mask)
+        return xp.astype(~chosen, mask.dtype)
 
 
 def _limited(weight: Array, low: float, high: float, drop: bool) -> Array:
-    if not drop:
-        return clip(weight, low, high)
-    return namespace(weight).where((weight < low) | (weight > high), namespace(weight).zeros_like(weight), weight)
+    held = clip(weight, low, high)
+    return weight * namespace(weight).astype(weight == held, weight.dtype) if drop else held

@@ -11,6 +11,7 @@ from ..arrays import (
     atleast,
     largest,
     namespace,
+    spread,
     stop_gradient,
     zero_where_masked,
 )
@@ -25,7 +26,7 @@ def covariance(d: Decisions) -> Array:
     """
     mask = d.weights()
     xp = namespace(mask)
-    advantage = zero_where_masked(at_least_float32(d.advantage) + xp.zeros_like(mask), mask)
+    advantage = zero_where_masked(spread(at_least_float32(d.advantage), mask), mask)
     logp = stop_gradient(finite_logp(d))
     count = atleast(xp.sum(mask), 1)
     return mask * (advantage - xp.sum(advantage) / count) * (logp - xp.sum(logp) / count)

@@ -10,7 +10,7 @@ from ..decisions import Decisions
 from ..errors import TightreinError
 from ..settings import setting
 from .correction import Correction
-from .ratio import exp_limited, finite_logp, log_ratio
+from .ratio import exp_limited, finite_logp
 from .term import Term
 
 if TYPE_CHECKING:
@@ -69,4 +69,5 @@ class EmphasisedEntropy(Term):
     def __call__(self, d: Decisions, weights: Array) -> Array:
         """See Term."""
         emphasis = zero_where_masked(at_least_float32(d.emphasis), d.alive())[:, None]
-        return namespace(weights).sum(weights * emphasis * exp_limited(log_ratio(d)) * finite_logp(d))
+        logp, old = finite_logp(d), finite_logp(d.replace(logp=stop_gradient(d.logp_old)))
+        return namespace(weights).sum(weights * emphasis * exp_limited(logp - old) * logp)

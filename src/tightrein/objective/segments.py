@@ -56,8 +56,7 @@ class SegmentWidths(Bounds):
 
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:
         """See Bounds."""
-        mask = d.weights()
-        width = self.scale * self.measured(zero_where_masked(at_least_float32(d.uncertainty), mask), mask)
+        width = self.scale * self.measured(at_least_float32(d.uncertainty), d.weights())
         return 1 - width, 1 + width
 
     def measured(self, entropy: Array, mask: Array) -> Array:
@@ -98,7 +97,7 @@ class RelativeEntropyWidths(SegmentWidths):
         """See SegmentWidths."""
         xp = namespace(mask)
         length = atleast(xp.sum(mask, axis=1, keepdims=True), 1)
-        mean = xp.sum(entropy, axis=1, keepdims=True) / length
+        mean = xp.sum(zero_where_masked(entropy, mask), axis=1, keepdims=True) / length
         return clip(entropy / (mean + _LEAST), self.least, self.most)
 
 

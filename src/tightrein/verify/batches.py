@@ -18,7 +18,13 @@ from ..objective.policy import Surrogate
 ROWS, WIDTH, PROMPTS = 8, 7, 9
 ACTIONS, HIDDEN = 4, 3
 # What has no default, by the end of its path: a run's engine knows it.
-SIZES = {"aggregate.length": WIDTH, ".step_size": 1e-3, ".model.tokens": ACTIONS, "bounds.tokens": ACTIONS, ".model.width": HIDDEN}
+SIZES = {
+    "aggregate.length": WIDTH,
+    ".step_size": 1e-3,
+    ".model.tokens": ACTIONS,
+    "bounds.tokens": ACTIONS,
+    ".model.width": HIDDEN,
+}
 MOVING = ("logp", "value", "entropy", "logp_masked")  # with the parameters of `dist`: what carries a gradient
 Fields = dict[str, Any]
 

@@ -106,7 +106,8 @@ class Observer:
         """The decisions with what the present policy makes of them; it carries the gradient."""
         s = work.samples
         seen = view(
-            self._policy.model, s.ids, s.attention, s.mask.shape[1], self._temperature, kept=work.kept if "dist" in self._needs else None,
+            self._policy.model, s.ids, s.attention, s.mask.shape[1], self._temperature,
+            kept=work.kept if "dist" in self._needs else None,
             entropy_gradient="entropy" in self._needs, head=self._critic if "value" in self._needs else None,
             experts=s.experts,
         )  # fmt: skip

@@ -57,7 +57,7 @@ class Clip(Surrogate):
         """See Surrogate: outside the bounds, on the side to which the advantage pulls."""
         r, advantage = self.ratio(d), self.advantage(d)
         low, high = self.bounds(d, r, advantage)
-        return ((r < low) & (advantage < 0)) | ((r > high) & (advantage > 0))
+        return self.within(r, advantage, low, high) > -r * advantage
 
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and what the bounds have to say."""

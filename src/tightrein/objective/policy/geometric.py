@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-from ...arrays import Array, clip, namespace
+from ...arrays import Array, atleast, atmost, choose, namespace
 from ...decisions import Decisions
 from ...settings import setting
 from ..ratio import Ratio, SequenceMeanRatio, exp_limited, log_ratio
@@ -28,10 +27,9 @@ class GeometricClip(Surrogate):
     def __call__(self, d: Decisions) -> Array:
         """Loss per trajectory [B, 1], or whatever shares a ratio."""
         advantage = self.advantage(d)
-        xp, endless = namespace(advantage), math.inf + 0 * advantage
-        lower = xp.where(advantage < 0, -self.low + 0 * advantage, -endless)
-        upper = xp.where(advantage < 0, endless, self.high + 0 * advantage)
-        return -advantage * exp_limited(self.ratio.average(clip(log_ratio(d), lower, upper), d))
+        log_r = log_ratio(d)
+        held = choose(advantage < 0, atleast(log_r, -self.low), atmost(log_r, self.high))
+        return -advantage * exp_limited(self.ratio.average(held, d))
 
     def clipped(self, d: Decisions) -> Array:
         """1 where a decision's log-ratio is outside the bounds, whatever the sign of the advantage: [B, T]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...arrays import Array, at_least_float32, atleast, masked_mean, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, at_least_float32, atleast, masked_mean, namespace, stop_gradient
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ...settings import setting
@@ -84,5 +84,5 @@ class HeterogeneousClip(Clip):
 
 
 def uncertainty(d: Decisions) -> Array:
-    """As `prepare` made it, 0 where masked: [B, T]."""
-    return zero_where_masked(at_least_float32(d.uncertainty), d.weights())
+    """As `prepare` made it: [B, T]. What it says of masked positions reaches no result, as no loss there does."""
+    return at_least_float32(d.uncertainty)

@@ -128,5 +128,5 @@ class BinaryKL(Moved):
     def distance(self, old: Array, new: Array) -> Array:
         """See Moved."""
         xp = namespace(old)
-        rest, rest_old = -xp.expm1(new), -xp.expm1(old)
-        return xp.exp(old) * (old - new) + rest_old * xp.log((rest_old + _HAIR) / (rest + _HAIR))
+        p, p_old = xp.exp(new), xp.exp(old)
+        return p_old * (old - new) + (1 - p_old) * xp.log((1 - p_old + _HAIR) / (1 - p + _HAIR))

@@ -16,20 +16,20 @@ from .rollouts import Rollouts
 from .solvers import column
 from .tabular import Problem, Rows, Table, entropy, log_softmax, problem, sample
 
-SHORT = {"prompts": 64, "group_size": 8, "eval_every": 20, "checkpoint_every": 1000}
+SHORT = {"prompts": 64, "group_size": 8, "eval_every": 24, "checkpoint_every": 1000}
 
 
 @shows("hapo")
 def hapo() -> Shown:
     """Widths by uncertainty, and advantages whose sum over a group's tokens is 0, in a run of the embedded model."""
-    lines = language_run("hapo", updates=40, minibatches=4, **SHORT)
+    lines = language_run("hapo", updates=24, minibatches=4, **SHORT)
     start, end = lines[0]["eval_accuracy"], lines[-1]["eval_accuracy"]
     wide, narrow = column(lines, "width_uncertain"), column(lines, "width_certain")
     made = fields(0, method("hapo"), rows=64, width=32)
     prepared = method("hapo").prepare(decisions(made))
     sums = [float(np.abs(np.sum((prepared.advantage * made["mask"])[made["group"] == g]))) for g in set(made["group"])]
     return Shown(
-        f"held-out accuracy {start:.2f} -> {end:.3f} in 40 updates; mean upper width {wide.mean():.3f} on the fifth of "
+        f"held-out accuracy {start:.2f} -> {end:.3f} in 24 updates; mean upper width {wide.mean():.3f} on the fifth of "
         f"the tokens that is most uncertain, {narrow.mean():.3f} on the rest; advantages of a group sum to at most "
         f"{max(sums):.0e} over its tokens",
         bool(end > 0.9 and (wide > narrow).all() and max(sums) < 1e-5),
@@ -46,11 +46,11 @@ def espo_entropy() -> Shown:
         kept = d.mask != 0
         idle["espo"] += float(np.mean(gradient(espo, d)[kept] == 0)) / 10
         idle["gspo"] += float(np.mean(gradient(gspo, d)[kept] == 0)) / 10
-    lines = language_run("espo_entropy", updates=40, minibatches=4, **SHORT)
+    lines = language_run("espo_entropy", updates=24, minibatches=4, **SHORT)
     start, end = lines[0]["eval_accuracy"], lines[-1]["eval_accuracy"]
     return Shown(
         f"with one certain decision an answer whose ratio is e, {idle['espo']:.0%} of the decisions have no gradient "
-        f"(gspo_token {idle['gspo']:.0%}); held-out accuracy {start:.2f} -> {end:.3f} in 40 updates",
+        f"(gspo_token {idle['gspo']:.0%}); held-out accuracy {start:.2f} -> {end:.3f} in 24 updates",
         idle["espo"] <= idle["gspo"] and end > start + 0.1,
     )
 
