@@ -142,8 +142,8 @@ DUAL_CLIP_PPO = PPO_CLIP.replace(
     source=Source(
         "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning", 2019, "1912.09729",
         code="verl compute_policy_loss_vanilla (clip_ratio_c)",
-        differences="the cost limit of 3 is verl's. Variant 'two_sided': INTELLECT-2 (2505.07291; TRL's delta) cuts the "
-        "ratio at 4 before the pessimistic choice, which is the same.",
+        differences="the cost limit of 3 is verl's. Variant 'two_sided': INTELLECT-2 (2505.07291; TRL's delta) cuts "
+        "the ratio at 4 before the pessimistic choice, which is the same.",
     ),
     objective=PPO_CLIP.objective.replace(surrogate=Clip(dual=3.0)),
     variants=(("two_sided", (("objective.surrogate.dual", 4.0),)),),

@@ -120,8 +120,8 @@ POLY_PPO = GRPO.replace(
         confidence="medium",
         differences="the paper samples vines from states along a trajectory, and credits five of their steps by sets, "
         "the rest by GAE. Here the only such state is the prompt, and an answer as a whole is one step, as the "
-        "authors do with language models later (2604.17654). The subsets are windows of a random order instead of independent "
-        "draws: every answer is in equally many.",
+        "authors do with language models later (2604.17654). The subsets are windows of a random order instead of "
+        "independent draws: every answer is in equally many.",
     ),
     credit=SetCredit(),
     objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), trust=SampledOldKL(Constant(0.005))),

@@ -120,7 +120,8 @@ class SegmentMean(SeqMean):
 def segments(d: Decisions) -> list[Array]:
     """1 where a decision lies in a part, else 0, for each part: [B, T] each."""
     mask = d.weights()
-    return [namespace(mask).astype(d.segment[..., k], mask.dtype) * mask for k in range(d.segment.shape[-1])]
+    segment = namespace(mask).astype(d.segment, mask.dtype, copy=False)
+    return [segment[..., k] * mask for k in range(segment.shape[-1])]
 
 
 def segment_mean(x: Array, parts: list[Array]) -> Array:

@@ -31,7 +31,9 @@ class NaturalGradient(Step):
     (1 or 0) and `surrogate_gain`.
     """
 
-    equation = "theta + alpha sqrt(2 delta / x'Fx) x,  F x = g,  alpha = 1, shrink, ... until KL <= slack delta, L grows"
+    equation = (
+        "theta + alpha sqrt(2 delta / x'Fx) x,  F x = g,  alpha = 1, shrink, ... until KL <= slack delta, L grows"
+    )
     needs = frozenset({"dist", "dist_old"})
     delta: float = setting(0.01, above=0)
     damping: float = setting(1e-3, at_least=0)

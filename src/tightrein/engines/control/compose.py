@@ -12,6 +12,7 @@ from tightrein.objective.policy import PolicyObjective
 from tightrein.step import FixUp, NaturalGradient, Optimizer
 
 TRAINING = tr.Training(epochs=10, minibatches=32)
+ONCE = tr.Training(epochs=1, minibatches=4, rollout=32)  # of objectives that do not know which policy sampled
 STEP = tr.parts.Adam(learning_rate=3e-4, eps=1e-5, max_grad_norm=0.5)
 
 # Fields of Decisions that this engine fills, before `prepare` and before `loss`.
@@ -95,9 +96,13 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
         value=tr.parts.ValueLoss(coef=0.5),
         terms=tuple(term for term in method.objective.terms if term not in terms),
     )
+    training = TRAINING
+    if not {"logp_old", "logp_behaviour", "dist_old"} & objective.needs:
+        training = ONCE
+        notes.append("each short rollout is learned from once: the objective does not know which policy it came from")
     credit = tr.parts.GAE(standardise=True)
     return method.replace(
-        credit=credit, step=method.step.hosted(STEP), training=TRAINING, reward=(), selection=kept, objective=objective
+        credit=credit, step=method.step.hosted(STEP), training=training, reward=(), selection=kept, objective=objective
     ), notes
 
 

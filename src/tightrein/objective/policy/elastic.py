@@ -36,10 +36,10 @@ class ElasticBounds(Bounds):
         """See Bounds: in the shape of the advantage."""
         xp, size = namespace(r), namespace(r).abs(stop_gradient(advantage))
         most = xp.max(size)
-        stretch = 1 + self.micro * size / xp.where(most > 0, most, 1)
-        if self.macro:
-            stretch = stretch * (1 + self.macro * self.variance(d)[:, None])
-        return 1 - atmost(self.low * stretch, self.widest), 1 + atmost(self.high * stretch, self.widest)
+        base = 1 + self.macro * self.variance(d)[:, None] if self.macro else 1.0
+        slope = base * self.micro / xp.where(most > 0, most, 1)
+        low = atleast((1 - self.low * base) - self.low * slope * size, 1 - self.widest)
+        return low, atmost((1 + self.high * base) + self.high * slope * size, 1 + self.widest)
 
     def variance(self, d: Decisions) -> Array:
         """v of each trajectory's group, in [0, 1]: [B]."""

@@ -37,7 +37,9 @@ class UncertaintyWidths(Widths):
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:  # type: ignore[override]
         """See Bounds."""
         u = uncertainty(d)
-        return 1 - self.low * (1 + self.alpha * atleast(-u, 0)), 1 + self.high * (1 + self.alpha * atleast(u, 0))
+        above = atleast(u, 0)
+        below = above - u
+        return 1 - self.low - self.low * self.alpha * below, 1 + self.high + self.high * self.alpha * above
 
     def stats(self, d: Decisions, r: Array, advantage: Array) -> dict[str, Array]:
         """The mean upper width of decisions above the quantile, and of the others."""
@@ -77,8 +79,8 @@ class HeterogeneousClip(Clip):
         xp = namespace(d.logp)
         r, advantage = self.ratio(d), self.advantage(d)
         low, high = self.bounds(d, r, advantage)
-        u, now = uncertainty(d), stop_gradient(r)
-        inside = (now > (1 + low) / 2) & (now < (1 + high) / 2)
+        u, doubled = uncertainty(d), 2 * stop_gradient(r) - 1  # of the distance to 1, to be compared with the bounds
+        inside = (doubled > low) & (doubled < high)
         advantage = advantage * (1 + self.beta * u * xp.astype(inside != (u > 0), u.dtype))
         return self.within(r, advantage, low, high)
 

@@ -84,7 +84,7 @@ class TROLL(Surrogate):
         """
         gap = new - old
         w = self._newton(old, gap, outside, stop_gradient(self._weight(old, stop_gradient(gap), outside)))
-        return namespace(new).where(outside[..., None], _tilted(old, gap, w)[0], new)
+        return namespace(new).where(outside[..., None], Categorical(old + w[..., None] * gap).log_probs(), new)
 
     def _weight(self, old: Array, gap: Array, outside: Array) -> Array:
         """The w of the projection, [B, T], by halving an interval of log eta, then by Newton's method."""
@@ -92,7 +92,7 @@ class TROLL(Surrogate):
         low, high = xp.full_like(gap[..., 0], _LOG_ETA[0]), xp.full_like(gap[..., 0], _LOG_ETA[1])
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            over = _tilted(old, gap, sigmoid(-middle))[1] > self.epsilon
+            over = _tilted(old, gap, sigmoid(-middle))[2] > self.epsilon
             low, high = xp.where(over, middle, low), xp.where(over, high, middle)
         w = sigmoid(-(low + high) / 2)
         for _ in range(_NEWTON):
@@ -102,10 +102,8 @@ class TROLL(Surrogate):
     def _newton(self, old: Array, gap: Array, outside: Array, w: Array) -> Array:
         """A Newton step towards KL(q_w || old) = epsilon, with its slope held constant: [B, T]; any number inside."""
         xp = namespace(gap)
-        log_q, distance = _tilted(old, gap, w)
-        q = stop_gradient(xp.exp(log_q))
-        mean = xp.sum(q * gap, axis=-1, keepdims=True)
-        slope = stop_gradient(w * xp.sum(q * (gap - mean) ** 2, axis=-1))
+        q, mean, distance = _tilted(old, gap, w)
+        slope = stop_gradient(w * xp.sum(q * (gap - mean[..., None]) ** 2, axis=-1) / xp.sum(q, axis=-1))
         return w - (distance - self.epsilon) / xp.where(outside & (slope > 0), slope, xp.ones_like(slope))
 
     def _distance(self, new: Array, projected: Array, outside: Array) -> Array:
@@ -130,10 +128,13 @@ def _kl(p: Array, q: Array) -> Array:
     return xp.sum(xp.exp(p) * (p - q), axis=-1)
 
 
-def _tilted(old: Array, gap: Array, w: Array) -> tuple[Array, Array]:
-    """log q [..., A] of q ~ old exp(w gap), and KL(q || old) [...]."""
-    log_q = Categorical(old + w[..., None] * gap).log_probs()
-    return log_q, _kl(log_q, old)
+def _tilted(old: Array, gap: Array, w: Array) -> tuple[Array, Array, Array]:
+    """q ~ old exp(w gap), not normalised [..., A], the mean of gap under it, and KL(q || old) [...]; w in [0, 1]."""
+    xp = namespace(gap)
+    q = xp.exp(old + w[..., None] * gap)  # between two probabilities, so that nothing can overflow
+    total = xp.sum(q, axis=-1)
+    mean = xp.sum(q * gap, axis=-1) / total
+    return q, mean, w * mean - xp.log(total)
 
 
 def _of(x: Array, d: Decisions) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, at_least_float32, choose, clip, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, at_least_float32, atleast, clip, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...settings import Part, setting
 from ...turns import turn_starts
@@ -42,8 +42,9 @@ class ValueLoss(Part):
             return 0.5 * error**2
         moved = stop_gradient(value) - at_least_float32(d.value_old)
         beyond = zero_where_masked(moved - clip(moved, -self.clip_range, self.clip_range), mask)
-        xp, clipped = namespace(error), stop_gradient(error) - beyond  # where it is the worse, it has no gradient
-        return 0.5 * choose(xp.abs(clipped) > xp.abs(error), clipped, error) ** 2
+        xp = namespace(error)
+        size, clipped = xp.abs(error), xp.abs(stop_gradient(error) - beyond)
+        return 0.5 * (size + atleast(clipped - size, 0)) ** 2  # the larger; where the clipped one is, without gradient
 
 
 @dataclass(frozen=True)
