@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tightrein as tr
+from tightrein.engines.language.compose import with_sizes
 from tightrein.engines.language.config import Plan
 from tightrein.engines.language.experience import Batch
 from tightrein.engines.language.learner import Learner
@@ -13,6 +14,7 @@ from tightrein.engines.language.masking import Masking, blank
 from tightrein.engines.language.observe import Observer, signatures
 from tightrein.engines.language.sampling import Decoding, sample
 from tightrein.errors import TightreinError
+from tightrein.selection.curvature import Gradient
 
 PROMPTS = [[4, 6], [7, 5, 6], [5]]
 
@@ -144,3 +146,39 @@ def test_a_masked_look_moves_the_parameters(policy, batch):
     before = [p.detach().clone() for p in policy.trained]
     Learner(policy, method, plan, 1.0).update(equal, order())
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.trained, strict=True))
+
+
+def test_what_only_the_model_knows_is_filled_in(policy):
+    method = with_sizes(tr.method("capo_curvature"), policy.model)
+    settings = method.settings()
+    rows, width = policy.model.get_output_embeddings().weight.shape
+    assert settings["selection.curvature_mask.model.tokens"] == rows
+    assert settings["selection.curvature_mask.model.width"] == width
+    assert settings["selection.curvature_mask.step_size"] == settings["step.learning_rate"]
+    given = tr.method("capo_curvature").override({"selection.curvature_mask.step_size": 0.5})
+    assert with_sizes(given, policy.model).settings()["selection.curvature_mask.step_size"] == 0.5
+
+
+def test_curvature_is_predicted_from_the_models_own_states_and_alternatives(policy, batch):
+    """The change of the logits by a plain step on one token, against that of its output layer moved by hand."""
+    gradient = {"selection.curvature_mask.model": "GradientStep", "selection.curvature_mask.top_k": 100}
+    method = with_sizes(tr.method("capo_curvature", **gradient), policy.model)
+    d = Observer(policy, method, 1.0).before(batch, order()).decisions.replace(advantage=torch.ones(6, 1))
+    assert torch.equal(d.alternative.gather(2, d.action[..., None])[..., 0], batch.samples.completions)
+    g = Gradient.of(d)
+    states, logits, begin = by_hand(policy, batch, 0)
+    h, chosen = states[begin - 1], int(batch.samples.completions[0, 0])
+    v = torch.nn.functional.one_hot(torch.tensor(chosen), len(logits[0])) - logits[begin - 1].softmax(-1)
+    found = method.selection[0].model.logits(g, None)[0, 0]
+    torch.testing.assert_close(found, (v * (h @ h))[d.alternative[0, 0]], atol=1e-3, rtol=1e-3)
+
+
+def test_adams_moments_outlive_an_update(policy, batch):
+    plan = Plan(1, 0, prompts=3, group_size=2, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)
+    learner = Learner(policy, with_sizes(tr.method("capo_curvature"), policy.model), plan, 1.0)
+    figures = learner.update(batch, order())
+    assert 0 <= figures["selected"] <= 1
+    kept = learner.state["selection.curvature_mask"]
+    assert kept["mean"].shape == policy.model.get_output_embeddings().weight.shape
+    assert float(kept["steps"]) == 1
+    assert learner.update(batch, order())["selected"] <= 1

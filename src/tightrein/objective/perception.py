@@ -39,26 +39,24 @@ class Perception(Term):
 
     def __call__(self, d: Decisions, weights: Array) -> Array:
         """See Term: the guards are divided by the coefficient that they are multiplied with outside."""
-        full, masked = self._looks(d)
-        guarded = clip(zero_where_masked(full + masked, weights), -_FINITE, _FINITE)
-        each = self.entropy / self.coef * guarded + self._divergence(full, masked, weights)
+        full, masked = self._looks(d, weights)
+        each = self.entropy / self.coef * (full + masked) + self._divergence(full, masked)
         return -namespace(full).sum(weights * each)
 
     def stats(self, d: Decisions, weights: Array) -> dict[str, Array]:
         """See Term: the divergence, and the entropy of the policy with the mask, as its answers estimate it."""
-        full, masked = self._looks(d)
+        full, masked = self._looks(d, weights)
         xp = namespace(full)
-        return {
-            self.named: xp.sum(weights * self._divergence(full, masked, weights)),
-            "entropy_masked": -xp.sum(weights * clip(zero_where_masked(masked, weights), -_FINITE, _FINITE)),
-        }
+        divergence = xp.sum(weights * self._divergence(full, masked))
+        return {self.named: divergence, "entropy_masked": -xp.sum(weights * masked)}
 
-    def _looks(self, d: Decisions) -> tuple[Array, Array]:
-        """Log-probabilities without and with the mask: [B, T] each."""
+    def _looks(self, d: Decisions, weights: Array) -> tuple[Array, Array]:
+        """Log-probabilities without and with the mask, finite, and 0 where they do not count: [B, T] each."""
         masked = d.logp_masked if self.through else stop_gradient(d.logp_masked)
-        return at_least_float32(d.logp), at_least_float32(masked)
+        full, masked = (clip(at_least_float32(x), -_FINITE, _FINITE) for x in (d.logp, masked))
+        return zero_where_masked(full, weights), zero_where_masked(masked, weights)
 
-    def _divergence(self, full: Array, masked: Array, weights: Array) -> Array:
-        apart = full - masked  # not a number where both are impossible, and alike
-        k = _DIVERGENCE(zero_where_masked(apart, (weights != 0) & (apart == apart)))
+    def _divergence(self, full: Array, masked: Array) -> Array:
+        x = clip(full - masked, -20.0, 20.0)
+        k = namespace(x).exp(-x) - 1 + x
         return k if self.cap is None else clip(k, 0.0, self.cap)

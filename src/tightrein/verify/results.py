@@ -55,8 +55,9 @@ def recorded(key: str) -> Cell:
 
 
 def fingerprint(method: Method) -> str:
-    """A few digits that change with any setting of the method."""
-    text = json.dumps(method.settings(), sort_keys=True, default=str)
+    """A few digits that change with any setting of the method; what is switched off is as if it were not there."""
+    on = {path: value for path, value in method.settings().items() if value is not None and value is not False}
+    text = json.dumps(on, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

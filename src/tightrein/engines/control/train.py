@@ -35,6 +35,7 @@ def train(config: ControlConfig) -> dict[str, Any]:
     spec = environments.find(config.env, config.backend)
     method = with_actions(method, spec.actions)
     plan = Plan.of(config, method.training)
+    sampler_of(method, plan)  # raises before there is a folder
     run = Run.create(
         config.folder, describe(config, method, spec, plan, notes), resume=config.resume, quiet=config.quiet
     )
