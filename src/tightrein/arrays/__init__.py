@@ -34,16 +34,16 @@ from .library import (
     like,
     namespace,
 )
-from .ordered import ascending, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
+from .ordered import at_rank, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
 from .tree import pytree
 
 __all__ = [
     "LOG_RATIO_LIMIT",
     "MODULES",
     "Array",
-    "ascending",
     "at_hand",
     "at_least_float32",
+    "at_rank",
     "atleast",
     "atmost",
     "choose",

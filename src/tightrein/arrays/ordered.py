@@ -8,13 +8,48 @@ import sys
 import numpy as np
 
 from .autodiff import stop_gradient
+from .elementwise import clip
 from .library import Array, is_jax, is_torch, namespace
 
 _FEW = 8
 
 
-def ascending(x: Array) -> Array:
-    """The values of `x` [n] in ascending order, without their gradient; single or double precision."""
+def at_rank(x: Array, place: Array) -> Array:
+    """The values that would stand at `place` [K] (0, 1, ...) if `x` [n] were in ascending order: [K], no gradient.
+
+    Places outside of x are those of its ends. Single or double precision.
+    """
+    if is_jax(x):
+        return _bisected(stop_gradient(x), place)
+    xp = namespace(x)
+    return xp.take(_ascending(x), clip(xp.astype(place, xp.int64), 0, x.shape[0] - 1))
+
+
+def _bisected(x: Array, place: Array) -> Array:
+    """By halving the interval between the smallest and the largest float there is, as XLA is slow to sort."""
+    import jax
+
+    xp, kind = namespace(x), namespace(x).int32 if x.dtype.itemsize == 4 else namespace(x).int64
+    top = xp.iinfo(kind).max
+
+    def flipped(bits: Array) -> Array:
+        return xp.where(bits < 0, bits ^ top, bits)  # integers in the order of the floats, and back
+
+    key = flipped(jax.lax.bitcast_convert_type(x, kind))
+    wanted = clip(xp.astype(place, xp.int32), 0, x.shape[0] - 1)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)
+        reached = xp.stack([xp.sum(key <= m) for m in middle]) > wanted
+        return xp.where(reached, low, middle + 1), xp.where(reached, middle, high)
+
+    start = xp.full(place.shape, -top - 1, dtype=kind), xp.full(place.shape, top, dtype=kind)
+    found = jax.lax.fori_loop(0, 8 * x.dtype.itemsize, halve, start)[1]
+    return jax.lax.bitcast_convert_type(flipped(found), x.dtype)
+
+
+def _ascending(x: Array) -> Array:
     if is_torch(x) and x.device.type == "cpu" and not sys.modules["torch"].compiler.is_compiling():
         return sys.modules["torch"].from_numpy(np.sort(x.detach().numpy()))  # thirty times as fast as its own
     return namespace(x).sort(stop_gradient(x))

@@ -95,6 +95,10 @@ def _formulas(method: Method) -> Iterator[tuple[str, str]]:
     """What makes the method what it is, stage by stage: the loss, and what else has a formula and is on."""
     objective = dict(method.objective.children())
     yield "formula", method.objective.equation or objective["surrogate"].equation
+    surrogate: Any = objective.get("surrogate")
+    for name, part in () if surrogate is None else surrogate.children():
+        if isinstance(part, Part) and part.equation and part.needs <= surrogate.needs:
+            yield name, part.equation
     beside = {name: objective.get(name) for name in ("correction", "reference", "trust")}
     stages = {name: getattr(method, name, None) for name in ("credit", "curriculum", "step", "critic")}
     parts = [("reward", part) for part in method.reward] + list({**beside, **stages}.items())

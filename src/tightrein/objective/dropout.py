@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..arrays import Array, ascending, atleast, clip, namespace, stop_gradient, zero_where_masked
+from ..arrays import Array, at_rank, atleast, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
 from ..settings import setting
 from .correction import Correction
@@ -42,19 +42,18 @@ class PairDropout(Correction):
         """1 where x = r A is kept, else 0: in the shape of both."""
         xp = namespace(x)
         phi = rounded(pairwise(x, mask))
-        order = ascending(xp.reshape(xp.where(mask != 0, phi, xp.full_like(phi, xp.inf)), (-1,)))
+        there = xp.reshape(xp.where(mask != 0, phi, xp.full_like(phi, xp.inf)), (-1,))
         positive, count = phi >= 0, xp.sum(mask)
         if not self.by_sign:
-            return mask * xp.astype(phi >= self._bar(order, 0 * count, count), mask.dtype)
+            return mask * xp.astype(phi >= at_rank(there, self._place(count)), mask.dtype)
         below = xp.sum(xp.astype(~positive, mask.dtype))
-        bars = self._bar(order, 0 * count, below), self._bar(order, below, count - below)
+        bars = at_rank(there, xp.concat([self._place(below), below + self._place(count - below)]))
         return mask * xp.astype(phi >= xp.where(positive, bars[1], bars[0]), mask.dtype)
 
-    def _bar(self, order: Array, start: Array, size: Array) -> Array:
-        """The smallest term to keep of those that lie from `start` on in ascending order: [1]."""
-        xp = namespace(order)
-        place = xp.reshape(start + xp.floor(self.fraction * size + 1e-6), (1,))  # 0.2 * 5 is one
-        return xp.take(order, clip(xp.astype(place, xp.int32), 0, order.shape[0] - 1))
+    def _place(self, size: Array) -> Array:
+        """How many of `size` terms go, which is the place of the smallest that stays: [1]."""
+        xp = namespace(size)
+        return xp.reshape(xp.floor(self.fraction * size + 1e-6), (1,))  # 0.2 * 5 is one
 
 
 def pairwise(x: Array, mask: Array) -> Array:

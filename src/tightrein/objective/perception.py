@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arrays import Array, at_least_float32, clip, namespace, stop_gradient, zero_where_masked
+from ..arrays import LOG_RATIO_LIMIT, Array, at_least_float32, clip, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
 from ..settings import setting
-from .divergence import K3
 from .term import Term
 
-_DIVERGENCE = K3()  # of what was sampled with the whole prompt: KL(pi || pi_masked)
 _FINITE = 1e9  # what is impossible counts as this unlikely
 
 
@@ -57,6 +55,8 @@ class Perception(Term):
         return zero_where_masked(full, weights), zero_where_masked(masked, weights)
 
     def _divergence(self, full: Array, masked: Array) -> Array:
-        x = clip(full - masked, -20.0, 20.0)
+        # K3 but for the last digits near 0, which cost as much again: what was sampled with the whole prompt estimates
+        # KL(pi || pi_masked).
+        x = clip(full - masked, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         k = namespace(x).exp(-x) - 1 + x
         return k if self.cap is None else clip(k, 0.0, self.cap)

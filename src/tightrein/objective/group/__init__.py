@@ -1,10 +1,11 @@
 """Losses of the answers to one prompt together, without advantages."""
 
-from .discriminative import DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio, AnswerScore
+from .discriminative import AnswerScore, DiscriminativeObjective, HingeKL, LogLikelihood, MeanRatio
 from .listwise import ListwiseObjective
 from .regression import PairMean, PairSum, RegressionObjective, Spread, Variance
 
 __all__ = [
+    "AnswerScore",
     "DiscriminativeObjective",
     "HingeKL",
     "ListwiseObjective",
@@ -13,7 +14,6 @@ __all__ = [
     "PairMean",
     "PairSum",
     "RegressionObjective",
-    "AnswerScore",
     "Spread",
     "Variance",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...anchor.controller import AdamDual, Controller
-from ...arrays import Array, ascending, atleast, clip, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, at_rank, atleast, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ..aggregate import TokenMean
@@ -94,9 +94,8 @@ class TopHalf(PolicyGradient):
         mask, advantage = d.weights(), _advantage(d)
         xp = namespace(advantage)
         beyond = xp.where(mask != 0, advantage, xp.full_like(advantage, xp.inf))
-        order = ascending(xp.reshape(beyond, (-1,)))
-        middle = xp.reshape(xp.astype(xp.floor(xp.sum(mask) / 2), xp.int32), (1,))
-        kept = (mask != 0) & (advantage >= xp.take(order, clip(middle, 0, order.shape[0] - 1)))
+        middle = xp.reshape(xp.floor(xp.sum(mask) / 2), (1,))
+        kept = (mask != 0) & (advantage >= at_rank(xp.reshape(beyond, (-1,)), middle))
         top = xp.max(xp.where(mask != 0, advantage, xp.full_like(advantage, -xp.inf)))
         exponent = xp.where(kept, advantage - top, xp.zeros_like(advantage)) / atleast(
             eta + 0 * advantage[:1, :1], _COLDEST
