@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import tomllib
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -27,23 +26,24 @@ from typing import Any
 from rich.progress import track
 
 import tightrein as tr
-from tightrein.catalogue import classic, clipping, control, drift, entropy, language, score, signals, trust
+from tightrein.catalogue import classic, clipping, control, drift, entropy, language, options, score, signals, trust
 from tightrein.runs.files import write_atomic
 from tightrein.verify.results import fingerprint, machine
 
 HERE = Path(__file__).parent
 RESULTS, REASONS = HERE / "results" / "learning.json", HERE / "learning_reasons.toml"
 PAGE = HERE.parent / "docs" / "learning.md"
-FAMILIES = (classic, control, language, clipping, score, drift, entropy, signals, trust)
+FAMILIES = (classic, control, language, clipping, score, drift, entropy, signals, trust, options)
 ELSEWHERE = ("dcpo_dynamic_clip", "disco", "mdpo_on")  # surrogates whose entry lies with another family
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task, the command that trains on it, and the mean of the last scores from which on it counts as learned."""
+    """A task, what is trained on it, and the mean of the last scores from which on it counts as learned."""
 
     title: str
-    command: str
+    engine: str
+    settings: dict[str, Any]
     score: str
     learned: float
     apart: bool  # each seed is a run of its own
@@ -52,18 +52,25 @@ class Task:
         """The first seeds of its runs."""
         return (0, 1, 2) if self.apart else (0,)
 
+    def command(self) -> str:
+        """The same as a command."""
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.settings.items())
+        return f"tightrein train {self.engine} {flags}"
+
 
 TASKS = {
     "language": Task(
         "spelling words backward, held-out accuracy",
-        "train language --task spell_backward --prompts 64 --minibatches 4 --updates 60 --eval-every 20",
+        "language",
+        {"task": "spell_backward", "prompts": 64, "minibatches": 4, "updates": 60, "eval_every": 20},
         "eval_accuracy",
         0.9,
         True,
     ),
     "control": Task(
         "CartPole-v1, mean return of 20 episodes",
-        "train control --env CartPole-v1 --total-steps 200000 --seeds 3",
+        "control",
+        {"env": "CartPole-v1", "total_steps": 200_000, "seeds": 3},
         "eval_return",
         475.0,
         False,
@@ -77,21 +84,19 @@ def keys() -> list[str]:
     return [key for key in tr.methods() if key in own or key in ELSEWHERE]
 
 
-def run(key: str, task: Task, seed: int) -> dict[str, Any]:
-    """One run: its scores over time by seed, or why the engine refuses the method."""
+def run(key: str, name: str) -> list[dict[str, Any]]:
+    """The runs of a method on a task: scores over time by seed, or why the engine refuses the method."""
+    return [_run(key, TASKS[name], seed) for seed in TASKS[name].seeds()]
+
+
+def _run(key: str, task: Task, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        words = [*task.command.split(), "--method", key, "--seed", str(seed), "--out", str(out), "--quiet"]
-        done = subprocess.run(
-            [sys.executable, "-m", "tightrein", *words],
-            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        if done.returncode and "Traceback" in done.stderr:
-            raise RuntimeError(f"{key}, {task.title}: {done.stderr[-2000:]}")
-        if done.returncode:
-            return {"refused": " ".join(done.stderr.split())}
+        try:
+            summary = tr.train(task.engine, method=key, seed=seed, out=out, quiet=True, **task.settings)
+        except tr.TightreinError as error:
+            return {"refused": " ".join(str(error).split())}
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        summary = json.loads((out / "summary.json").read_text())
     curves: dict[int, list[float]] = {}
     for line in lines:
         if task.score in line:
@@ -153,7 +158,7 @@ def page(known: dict[str, Any], reasons: dict[str, Any]) -> str:
     machines = list(dict.fromkeys(entry["machine"] for tasks in known.values() for entry in tasks.values()))
     titles = " | ".join(task.title for task in TASKS.values())
     rows = [f"| `{key}` | {' | '.join(_cell(key, name, known, reasons) for name in TASKS)} |" for key in keys()]
-    commands = "\n".join(f"tightrein {task.command} --method KEY" for task in TASKS.values())
+    commands = "\n".join(f"{task.command()} --method KEY --seed 0" for task in TASKS.values())
     return (
         "\n".join(
             [
@@ -193,8 +198,9 @@ def main() -> None:
     given = parser.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     todo = [] if given.page else missing(known, given.keys or keys())
-    with ThreadPoolExecutor(given.workers) as pool:
-        jobs = {pool.submit(lambda k, t: [run(k, TASKS[t], s) for s in TASKS[t].seeds()], *pair): pair for pair in todo}
+    os.environ["OMP_NUM_THREADS"] = "1"  # a worker on each core gains more than threads do at this size
+    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(run, *pair): pair for pair in todo}
         for job in track(as_completed(jobs), "training", total=len(jobs), disable=not jobs):
             record(known, *jobs[job], job.result())
     reasons = tomllib.loads(REASONS.read_text()) if REASONS.exists() else {}
