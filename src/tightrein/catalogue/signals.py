@@ -29,10 +29,11 @@ PAPO_PERCEPTION = GRPO.replace(
         arxiv="2507.06448",
         code="MikeWangWZHL/PAPO verl/workers/actor/dp_actor.py; an experimental trainer of TRL",
         differences="the paper masks image patches; here it is prompt tokens. It differentiates the masked look too; "
-        "the code takes it once, of the old policy, averages over tokens, cuts the divergence at 10 and has a dual "
-        "clip: variant 'released'. The paper prints r - log r - 1 with r = pi / pi_masked; the code has the inverse "
-        "of r, which alone estimates the divergence that the paper names, and so has this. No reference and its "
-        "coefficients are the paper's appendix F; 'reference' is PAPO_G for 7B, 'dapo' is PAPO_D.",
+        "the code takes it once, of the old policy, averages over tokens and has a dual clip: variant 'released'. The "
+        "cap of 10 on the divergence is the code's, and was there in the paper's runs. The paper prints r - log r - 1 "
+        "with r = pi / pi_masked; the code has the inverse of r, which alone estimates the divergence that the paper "
+        "names, and so has this. No reference, and the coefficients for that, are the paper's appendix F; 'reference' "
+        "is PAPO_G for 7B, 'dapo' is PAPO_D.",
     ),
     objective=GRPO.objective.replace(surrogate=Clip(Widths(0.2, 0.3)), reference=ReferenceKL(), terms=(Perception(),)),
     training=GRPO.training.replace(group_size=5, minibatches=3),
@@ -43,7 +44,6 @@ PAPO_PERCEPTION = GRPO.replace(
                 ("objective.surrogate", Clip(Widths(0.2, 0.3), dual=3.0)),
                 ("objective.aggregate", TokenMean()),
                 (f"{_PERCEPTION}.through", False),
-                (f"{_PERCEPTION}.cap", 10.0),
             ),
         ),
         (
@@ -121,7 +121,7 @@ POLY_PPO = GRPO.replace(
         differences="the paper samples vines from states along a trajectory, and credits five of their steps by sets, "
         "the rest by GAE. Here the only such state is the prompt, and an answer as a whole is one step, as the "
         "authors do with language models later (2604.17654). The subsets are windows of a random order instead of "
-        "independent draws: every answer is in equally many.",
+        "independent draws: every answer is in equally many. Two answers are the same where their texts are.",
     ),
     credit=SetCredit(),
     objective=PolicyObjective(surrogate=Clip(Widths(0.2, 0.2)), trust=SampledOldKL(Constant(0.005))),

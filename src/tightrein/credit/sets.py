@@ -19,7 +19,9 @@ class SetCredit(Credit):
     A group's answers are put in a random order; its `sets` are windows of `size` answers of that order, at even
     distances and around its end, so that each is a random subset and together they hold every answer equally often,
     as far as that can be. An answer in several sets gets their mean, one in none 0. Diversity is the share of different
-    `signature`s in the set. Rewards should not be negative: they are multiplied with it.
+    `signature`s in the set. Rewards should not be negative: they are multiplied with it. Where a prompt has a single
+    right answer the best sets hold wrong ones too (of 4, two or three right), and accuracy ends there: it is for
+    prompts with several.
     """
 
     equation = "A_i = mean over sets g that hold i of f(g) - mean f,   f(g) = mean R (g) * different answers (g) / n"

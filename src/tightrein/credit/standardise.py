@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, at_least_float32, atleast, namespace, zero_where_masked
+from ..arrays import Array, at_least_float32, atleast, namespace, spread, zero_where_masked
 
 EPSILON = 1e-8
 
@@ -13,8 +13,8 @@ def standardise(advantage: Array, mask: Array) -> Array:
     A batch with fewer than two decisions, or equal ones, gives zeros.
     """
     xp = namespace(mask)
-    advantage = zero_where_masked(at_least_float32(advantage) + xp.zeros_like(mask), mask)
+    advantage = zero_where_masked(spread(at_least_float32(advantage), mask), mask)
     count = xp.sum(mask)
-    centred = zero_where_masked(advantage - xp.sum(advantage) / atleast(count, 1), mask)
+    centred = mask * (advantage - xp.sum(advantage) / atleast(count, 1))
     variance = xp.sum(centred**2) / atleast(count - 1, 1)
     return centred / (xp.sqrt(variance) + EPSILON)

@@ -9,6 +9,7 @@ from ..arrays import (
     Array,
     at_least_float32,
     atleast,
+    choose,
     largest,
     namespace,
     spread,
@@ -41,7 +42,7 @@ def top_share(x: Array, candidates: Array, share: float, mask: Array) -> Array:
     xp = namespace(x)
     hair = 1e-6  # 0.0002 * 5000 is one
     most = max(1, int(share * mask.shape[0] * mask.shape[1] + hair))
-    values = largest(xp.where(candidates, x, xp.full_like(x, -xp.inf)), most)
+    values = largest(choose(candidates, x, xp.full_like(x, xp.finfo(x.dtype).min)), most)
     n = atleast(xp.floor(share * xp.sum(mask) + hair), 1)
     last = xp.cumulative_sum(xp.ones_like(values)) == n
     bar = xp.sum(xp.where(last, values, xp.zeros_like(values)))

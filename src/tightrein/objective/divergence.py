@@ -133,7 +133,7 @@ class Divergence(Part):
     controller: Controller = AdaptiveKL()
 
     def __call__(self, d: Decisions) -> Array:
-        """The divergence at each decision: [B, T]."""
+        """The divergence at each decision, [B, T]; what it says of masked ones is not read."""
         raise NotImplementedError
 
     @property
@@ -177,7 +177,7 @@ class ExactOldKL(Divergence):
 
     def __call__(self, d: Decisions) -> Array:
         """See Divergence."""
-        return zero_where_masked(d.dist_old.kl(d.dist), d.weights())  # type: ignore[union-attr,arg-type]
+        return d.dist_old.kl(d.dist)  # type: ignore[union-attr,arg-type]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class ExactNewKL(Divergence):
 
     def __call__(self, d: Decisions) -> Array:
         """See Divergence."""
-        return zero_where_masked(d.dist.kl(d.dist_old), d.weights())  # type: ignore[union-attr,arg-type]
+        return d.dist.kl(d.dist_old)  # type: ignore[union-attr,arg-type]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class Perception(Term):
     """Pushes the policy away from itself as it is when part of its prompt is masked. arXiv 2507.06448 (PAPO).
 
     The divergence has no upper bound, and can be had by rambling: `entropy` weighs two guards, which hold down the
-    entropy with and without the mask, and `cap` cuts the divergence of a decision. An engine masks `masking` of the
+    entropy with and without the mask, and `cap` cuts the divergence of a decision. Without the cap a few unlikely
+    tokens make up all of it, and a small model is ruined within ten updates. An engine masks `masking` of the
     prompt. Where the gradient is not to go `through` the masked look, it is taken once, of the old policy. coef = 0
     switches all of it off.
     """
@@ -26,7 +27,7 @@ class Perception(Term):
     named = "perception_kl"
     coef: float = setting(0.01, at_least=0)
     entropy: float = setting(0.03, at_least=0)
-    cap: float | None = setting(None, above=0)
+    cap: float | None = setting(10.0, above=0)
     masking: float = setting(0.6, above=0, at_most=1)
     through: bool = True
 

@@ -56,6 +56,11 @@ class Ratio(Part):
         """Its logarithm, in the same shape."""
         return namespace(d.logp).log(self(d))
 
+    def with_log(self, d: Decisions) -> tuple[Array, Array]:
+        """The ratio and its logarithm, without taking the logarithm of an exponential where one is at hand."""
+        r = self(d)
+        return r, namespace(r).log(r)
+
     def average(self, x: Array, d: Decisions) -> Array:
         """Mean of `x` [B, T] over the decisions that share a ratio, in the ratio's shape."""
         raise NotImplementedError
@@ -74,6 +79,11 @@ class TokenRatio(Ratio):
     def log(self, d: Decisions) -> Array:
         """See Ratio."""
         return log_ratio(d)
+
+    def with_log(self, d: Decisions) -> tuple[Array, Array]:
+        """See Ratio."""
+        limited = clip(self.log(d), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return namespace(limited).exp(limited), limited
 
     def average(self, x: Array, d: Decisions) -> Array:
         """See Ratio: every decision has its own."""

@@ -37,15 +37,13 @@ class Clip(Surrogate):
     def within(self, r: Array, advantage: Array, low: Array | float, high: Array | float) -> Array:
         """The loss within these bounds, elementwise."""
         # min(r A, clip(r) A): a good decision gains nothing above the bounds, a bad one nothing below
-        bad = atleast(r, low) if self.dual is None else clip(r, low, self.dual)
+        bad = atleast(r, low) if self.ceiling is None else clip(r, low, self.ceiling)
         return -atleast(advantage, 0) * atmost(r, high) - atmost(advantage, 0) * bad
 
-    def limited(self, loss: Array, advantage: Array) -> Array:
-        """The loss under the dual clip, where there is one, elementwise."""
-        if self.dual is None:
-            return loss
-        xp = namespace(loss)
-        return xp.where(advantage < 0, xp.minimum(loss, -self.dual * advantage), loss)
+    @property
+    def ceiling(self) -> float | None:
+        """What `within` holds a bad decision's ratio to, where there is a dual clip."""
+        return self.dual
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the ratio is outside the bounds, whatever the sign of the advantage."""
@@ -57,7 +55,7 @@ class Clip(Surrogate):
         """See Surrogate: outside the bounds, on the side to which the advantage pulls."""
         r, advantage = self.ratio(d), self.advantage(d)
         low, high = self.bounds(d, r, advantage)
-        return self.within(r, advantage, low, high) > -r * advantage
+        return (r - clip(r, low, high)) * advantage > 0
 
     def stats(self, d: Decisions) -> dict[str, Array]:
         """See Surrogate; and what the bounds have to say."""

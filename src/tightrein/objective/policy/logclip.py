@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...arrays import Array, atleast, clip, namespace, stop_gradient
+from ...arrays import Array, atleast, namespace, stop_gradient
 from ...decisions import Decisions
 from ..ratio import exp_limited
 from .clip import Clip
@@ -26,15 +26,12 @@ class LogClip(Clip):
         """Loss per decision: [B, T], or [B, 1] for a trajectory's ratio."""
         log_r, advantage = self.ratio.log(d), self.advantage(d)
         low, high = self.bounds(d, exp_limited(stop_gradient(log_r)), advantage)
-        cut = clip(log_r, log_bound(low), log_bound(high))
-        return self.limited(namespace(log_r).maximum(-log_r * advantage, -cut * advantage), advantage)
+        return self.within(log_r, advantage, log_bound(low), log_bound(high))
 
-    def limited(self, loss: Array, advantage: Array) -> Array:
+    @property
+    def ceiling(self) -> float | None:
         """See Clip: the dual clip is one of the ratio."""
-        if self.dual is None:
-            return loss
-        xp = namespace(loss)
-        return xp.where(advantage < 0, xp.minimum(loss, -math.log(self.dual) * advantage), loss)
+        return None if self.dual is None else math.log(self.dual)
 
 
 def log_bound(bound: Array | float) -> Array | float:

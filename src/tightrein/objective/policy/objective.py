@@ -83,7 +83,7 @@ class PolicyObjective(Objective):
         if self.trust is not None:
             loss = loss + self.trust.penalty(d, state.get("trust"))
         if self.entropy:
-            loss = loss - self.entropy * zero_where_masked(d.entropy, mask)
+            loss = loss - self.entropy * d.entropy
         return zero_where_masked(loss, mask)
 
     def _stats(self, d: Decisions, state: State, per_decision: Array) -> dict[str, Array]:

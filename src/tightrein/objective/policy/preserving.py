@@ -32,7 +32,14 @@ class PreservingClip(Clip):
         xp, held = namespace(r), stop_gradient(r)
         lower = xp.where((held < low) & (advantage < 0), self.below * low, held)
         kept = xp.where((held > high) & (advantage > 0), self.above * high, lower)
-        return self.limited(-advantage * kept * (r / held), advantage)
+        return self._limited(-advantage * kept * (r / held), advantage)
+
+    def _limited(self, loss: Array, advantage: Array) -> Array:
+        """The loss under the dual clip, where there is one."""
+        if self.dual is None:
+            return loss
+        xp = namespace(loss)
+        return xp.where(advantage < 0, xp.minimum(loss, -self.dual * advantage), loss)
 
     def idle(self, d: Decisions) -> Array:
         """See Surrogate: only what the dual clip takes, or a factor of 0."""

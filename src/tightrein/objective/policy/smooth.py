@@ -45,7 +45,8 @@ class SPO(Surrogate):
 
     def formula(self, r: Array, advantage: Array) -> Array:
         """See Surrogate."""
-        return namespace(r).abs(advantage) / (2 * self.epsilon) * (r - 1) ** 2 - r * advantage
+        gap, pull = r - 1, namespace(r).abs(advantage) / (2 * self.epsilon)
+        return gap * (pull * gap - advantage) - advantage
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the ratio is outside [1 - epsilon, 1 + epsilon], that is, where it may be pulled back."""
@@ -68,21 +69,23 @@ class DriftDPO(Surrogate):
     alpha: float = setting(2.0, above=0)
     beta: float = setting(0.6, above=0)
 
-    def formula(self, r: Array, advantage: Array) -> Array:
-        """See Surrogate."""
-        return self.drift(r, advantage) - r * advantage
+    def __call__(self, d: Decisions) -> Array:
+        """Loss per decision [B, T], or per trajectory [B, 1]."""
+        r, log_r = self.ratio.with_log(d)
+        advantage = self.advantage(d)
+        return self.drift(r, log_r, advantage) - r * advantage
 
-    def drift(self, r: Array, advantage: Array) -> Array:
+    def drift(self, r: Array, log_r: Array, advantage: Array) -> Array:
         """What leaving r = 1 costs; 0 while the step makes things worse anyway, elementwise."""
-        xp, good = namespace(r), advantage >= 0
-        gain = choose(good, r - 1, xp.log(r)) * advantage
-        width = choose(good, xp.full_like(advantage, self.alpha), xp.full_like(advantage, self.beta))
-        return atleast(gain - width * tanh(gain / width), 0)
+        good = namespace(r).astype(advantage >= 0, advantage.dtype)
+        width = self.beta + (self.alpha - self.beta) * good
+        x = choose(good, r - 1, log_r) * (advantage / width)
+        return width * atleast(x - tanh(x), 0)
 
     def clipped(self, d: Decisions) -> Array:
         """1 where the drift is positive."""
-        r, advantage = self.ratio(d), self.advantage(d)
-        return namespace(r).astype(self.drift(r, advantage) > 0, r.dtype)
+        r, log_r = self.ratio.with_log(d)
+        return namespace(r).astype(self.drift(r, log_r, self.advantage(d)) > 0, r.dtype)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def papo_perception() -> Shown:
     """4 seeds each of grpo, of a moderate divergence, and of a large one, which is hacked."""
 
     def trained(coef: float, entropy: float = 0.0) -> Array:
-        changes = {f"objective.terms.perception.{name}": x for name, x in (("coef", coef), ("entropy", entropy))}
+        changes = {
+            f"objective.terms.perception.{name}": x for name, x in (("coef", coef), ("entropy", entropy), ("cap", None))
+        }
         return np.mean([_Cues().train(method("papo_perception", **changes), seed) for seed in range(4)], axis=0)
 
     runs = {"grpo": trained(0.0), "papo": trained(0.1), "hacked": trained(2.0), "guarded": trained(2.0, 0.1)}
@@ -72,8 +74,9 @@ def papo_perception() -> Shown:
     kl, reward = ({name: x[place] for name, x in runs.items()} for place in (2, 3))
     return Shown(
         f"chance of the cue's own answer, with the cue less without: {gap['papo']:.3f} at gamma 0.1 (grpo "
-        f"{gap['grpo']:.3f}), divergence {kl['papo']:.2f} nats ({kl['grpo']:.2f}); at gamma 2 without guards the "
-        f"divergence is {kl['hacked']:.2f} while the reward falls from {reward['grpo']:.3f} to {reward['hacked']:.3f}; "
+        f"{gap['grpo']:.3f}), divergence {kl['papo']:.2f} nats ({kl['grpo']:.2f}); at gamma 2 without guards "
+        f"and cap the divergence is {kl['hacked']:.2f} while the reward falls from {reward['grpo']:.3f} to "
+        f"{reward['hacked']:.3f}; "
         f"guards of 0.1 hold it at {kl['guarded']:.2f}",
         bool(gap["papo"] > gap["grpo"] and kl["papo"] > kl["grpo"] and kl["hacked"] > kl["guarded"] > kl["grpo"])
         and bool(reward["hacked"] < reward["grpo"] - 0.01),
