@@ -12,9 +12,11 @@ from .elementwise import (
     atmost,
     choose,
     clip,
+    log_sigmoid,
     masked_extreme,
     masked_mean,
     sigmoid,
+    sign,
     spread,
     tanh,
     zero_where_masked,
@@ -34,7 +36,7 @@ from .library import (
     like,
     namespace,
 )
-from .ordered import at_rank, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
+from .ordered import at_rank, columns, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
 from .tree import pytree
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "atmost",
     "choose",
     "clip",
+    "columns",
     "compiled",
     "constants_held",
     "convert",
@@ -62,6 +65,7 @@ __all__ = [
     "library",
     "like",
     "linear_recurrence",
+    "log_sigmoid",
     "log_softmax",
     "masked_extreme",
     "masked_mean",
@@ -69,6 +73,7 @@ __all__ = [
     "pytree",
     "scatter_sum",
     "sigmoid",
+    "sign",
     "spread",
     "stop_gradient",
     "tanh",

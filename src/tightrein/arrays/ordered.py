@@ -9,7 +9,7 @@ import numpy as np
 
 from .autodiff import stop_gradient
 from .elementwise import clip
-from .library import Array, is_jax, is_torch, namespace
+from .library import Array, is_jax, is_torch, like, namespace
 
 _FEW = 8
 
@@ -22,7 +22,11 @@ def at_rank(x: Array, place: Array) -> Array:
     if is_jax(x):
         return _bisected(stop_gradient(x), place)
     xp = namespace(x)
-    return xp.take(_ascending(x), clip(xp.astype(place, xp.int64), 0, x.shape[0] - 1))
+    place = clip(xp.astype(place, xp.int64), 0, x.shape[0] - 1)
+    if is_torch(x) and (x.device.type != "cpu" or sys.modules["torch"].compiler.is_compiling()):
+        return xp.take(xp.sort(stop_gradient(x)), place)
+    flat = np.asarray(stop_gradient(x))  # NumPy partitions ten times as fast as PyTorch finds one value
+    return like([np.partition(flat, k)[k] for k in place.tolist()], x)
 
 
 def _bisected(x: Array, place: Array) -> Array:
@@ -47,12 +51,6 @@ def _bisected(x: Array, place: Array) -> Array:
     start = xp.full(place.shape, -top - 1, dtype=kind), xp.full(place.shape, top, dtype=kind)
     found = jax.lax.fori_loop(0, 8 * x.dtype.itemsize, halve, start)[1]
     return jax.lax.bitcast_convert_type(flipped(found), x.dtype)
-
-
-def _ascending(x: Array) -> Array:
-    if is_torch(x) and x.device.type == "cpu" and not sys.modules["torch"].compiler.is_compiling():
-        return sys.modules["torch"].from_numpy(np.sort(x.detach().numpy()))  # thirty times as fast as its own
-    return namespace(x).sort(stop_gradient(x))
 
 
 def largest(x: Array, count: int) -> Array:
@@ -97,6 +95,13 @@ def linear_recurrence(x: Array, decay: Array, last: Array | None = None, forward
     return np.stack(columns[:: 1 if forwards else -1], axis=1) if columns else x
 
 
+def columns(x: Array) -> list[Array]:
+    """The entries along the trailing axis, each an array of its own: [...]."""
+    if is_torch(x) and x.requires_grad:
+        return list(x.movedim(-1, 0).contiguous())  # the gradient then goes back in one copy
+    return [x[..., i] for i in range(x.shape[-1])]
+
+
 def log_softmax(x: Array) -> Array:
     """Logarithm of the softmax along the trailing axis: [..., A]. Its libraries are slow where A is small."""
     few = x.shape[-1] <= _FEW
@@ -108,10 +113,10 @@ def log_softmax(x: Array) -> Array:
 
         if not few:
             return jax.nn.log_softmax(x, axis=-1)
-        columns = [x[..., i] for i in range(x.shape[-1])]
-        top = stop_gradient(functools.reduce(xp.maximum, columns))
-        total = top + xp.log(sum(xp.exp(column - top) for column in columns))
-        return xp.stack([column - total for column in columns], axis=-1)
+        each = columns(x)
+        top = stop_gradient(functools.reduce(xp.maximum, each))
+        total = top + xp.log(sum(xp.exp(column - top) for column in each))
+        return xp.stack([column - total for column in each], axis=-1)
     shifted = x - xp.max(x, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..anchor.controller import AdamDual, Controller
-from ..arrays import Array, masked_mean, zero_where_masked
+from ..arrays import Array, masked_mean
 from ..decisions import Decisions, require
 from ..distributions import DiagonalGaussian
 from .divergence import Divergence
@@ -33,12 +33,10 @@ class DecoupledKL(Divergence):
 
     def parts(self, d: Decisions) -> tuple[Array, Array]:
         """The divergence of the mean and that of the spread: [B, T] each."""
-        mask, new, old = d.weights(), d.dist, d.dist_old
+        new, old = d.dist, d.dist_old
         if not (isinstance(new, DiagonalGaussian) and isinstance(old, DiagonalGaussian)):
-            return zero_where_masked(old.kl(new), mask), 0 * mask  # type: ignore[union-attr,arg-type]
-        parts = DiagonalGaussian(new.mean, old.log_std), DiagonalGaussian(old.mean, new.log_std)
-        mean, spread = (zero_where_masked(old.kl(part), mask) for part in parts)
-        return mean, spread
+            return old.kl(new), 0 * d.weights()  # type: ignore[union-attr,arg-type]
+        return old.kl(DiagonalGaussian(new.mean, old.log_std)), old.kl(DiagonalGaussian(old.mean, new.log_std))
 
     def __call__(self, d: Decisions) -> Array:
         """See Divergence: the sum of both parts."""

@@ -15,6 +15,7 @@ from ..arrays import (
     masked_extreme,
     masked_mean,
     namespace,
+    sign,
     stop_gradient,
     zero_where_masked,
 )
@@ -312,8 +313,8 @@ class CovarianceKL(Divergence):
     def __call__(self, d: Decisions) -> Array:
         """See Divergence."""
         x = log_ratio(d)
-        sign = stop_gradient(namespace(x).sign(x))  # 0 at 0, where the libraries' abs() disagree
-        return zero_where_masked(x * sign, self.selected(d))
+        side = sign(stop_gradient(x))  # 0 at 0, where the libraries' abs() disagree
+        return zero_where_masked(x * side, self.selected(d))
 
     def selected(self, d: Decisions) -> Array:
         """Which decisions are held back: booleans [B, T]."""

@@ -42,13 +42,13 @@ class PairDropout(Correction):
         """1 where x = r A is kept, else 0: in the shape of both."""
         xp = namespace(x)
         phi = rounded(pairwise(x, mask))
-        there = xp.reshape(xp.where(mask != 0, phi, xp.full_like(phi, xp.inf)), (-1,))
-        positive, count = phi >= 0, xp.sum(mask)
+        there = xp.reshape(xp.where(xp.astype(mask, xp.bool, copy=False), phi, xp.inf), (-1,))
+        negative, count = phi < 0, xp.sum(mask)
         if not self.by_sign:
             return mask * xp.astype(phi >= at_rank(there, self._place(count)), mask.dtype)
-        below = xp.sum(xp.astype(~positive, mask.dtype))
+        below = xp.sum(xp.astype(negative, mask.dtype))
         bars = at_rank(there, xp.concat([self._place(below), below + self._place(count - below)]))
-        return mask * xp.astype(phi >= xp.where(positive, bars[1], bars[0]), mask.dtype)
+        return mask * xp.astype(((phi >= bars[0]) & negative) | ((phi >= bars[1]) & ~negative), mask.dtype)
 
     def _place(self, size: Array) -> Array:
         """How many of `size` terms go, which is the place of the smallest that stays: [1]."""

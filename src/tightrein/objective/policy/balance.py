@@ -69,14 +69,12 @@ class BalancedBounds(Bounds):
 
         The share rises with it, so that halving the grid finds what climbing it would.
         """
-        xp = namespace(cost)
+        xp, short = namespace(cost), batch.number(0)  # how many steps do not reach it, as far as is known
         steps = math.ceil((self.high_max - self.high) / self.high_step - 1e-9)
-        below, above = batch.number(-1), batch.number(steps)  # `below` does not reach it, as far as is known
-        for _ in range(math.ceil(math.log2(steps + 1))):
-            middle = xp.floor((below + above) / 2)
-            reached = self._enough(batch.gain(self._high_at(middle)), cost)
-            below, above = xp.where(reached, below, middle), xp.where(reached, middle, above)
-        return self._high_at(above)
+        for half in reversed([2**k for k in range(steps.bit_length())]):
+            reached = self._enough(batch.gain(self._high_at(short + (half - 1))), cost)
+            short = xp.where(reached, short, short + half)
+        return self._high_at(short)
 
     def _high_at(self, step: Array) -> Array:
         return clip(self.high + step * self.high_step, self.high, self.high_max)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...anchor.controller import AdamDual, Controller
-from ...arrays import Array, at_rank, atleast, namespace, stop_gradient, zero_where_masked
+from ...arrays import Array, at_rank, atleast, namespace, stop_gradient
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ..aggregate import TokenMean
@@ -93,14 +93,12 @@ class TopHalf(PolicyGradient):
         """exp((A - max A) / eta) on the better half, the half, and the exponent: [B, T] each."""
         mask, advantage = d.weights(), _advantage(d)
         xp = namespace(advantage)
-        beyond = xp.where(mask != 0, advantage, xp.full_like(advantage, xp.inf))
+        there = xp.astype(mask, xp.bool, copy=False)
+        beyond = xp.where(there, advantage, xp.inf)
         middle = xp.reshape(xp.floor(xp.sum(mask) / 2), (1,))
-        kept = (mask != 0) & (advantage >= at_rank(xp.reshape(beyond, (-1,)), middle))
-        top = xp.max(xp.where(mask != 0, advantage, xp.full_like(advantage, -xp.inf)))
-        exponent = xp.where(kept, advantage - top, xp.zeros_like(advantage)) / atleast(
-            eta + 0 * advantage[:1, :1], _COLDEST
-        )
-        better = xp.astype(kept, advantage.dtype)
+        better = mask * xp.astype(advantage >= at_rank(xp.reshape(beyond, (-1,)), middle), mask.dtype)
+        top = xp.max(xp.where(there, advantage, xp.finfo(advantage.dtype).min))
+        exponent = better * (advantage - top) / atleast(eta + 0 * advantage[:1, :1], _COLDEST)
         return better * xp.exp(exponent), better, exponent
 
     def figures(self, d: Decisions, state: Any) -> dict[str, Array]:
@@ -111,7 +109,7 @@ class TopHalf(PolicyGradient):
 
 
 def _advantage(d: Decisions) -> Array:
-    return stop_gradient(zero_where_masked(own_advantage(d), d.weights()))
+    return stop_gradient(own_advantage(d))
 
 
 def _positive(x: Array) -> Array:

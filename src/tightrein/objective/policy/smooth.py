@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...arrays import Array, atleast, choose, namespace, sigmoid, tanh
+from ...arrays import Array, atleast, atmost, choose, namespace, sigmoid, sign, tanh
 from ...decisions import Decisions
 from ...settings import setting
 from .surrogate import Surrogate
@@ -77,9 +77,9 @@ class DriftDPO(Surrogate):
 
     def drift(self, r: Array, log_r: Array, advantage: Array) -> Array:
         """What leaving r = 1 costs; 0 while the step makes things worse anyway, elementwise."""
-        good = namespace(r).astype(advantage >= 0, advantage.dtype)
-        width = self.beta + (self.alpha - self.beta) * good
-        x = choose(good, r - 1, log_r) * (advantage / width)
+        # alpha where A > 0, beta where A < 0; where A = 0 there is no drift. Sums are faster than where().
+        width = 0.5 * (self.alpha + self.beta) + 0.5 * (self.alpha - self.beta) * sign(advantage)
+        x = (r - 1) * (atleast(advantage, 0) / self.alpha) + log_r * (atmost(advantage, 0) / self.beta)
         return width * atleast(x - tanh(x), 0)
 
     def clipped(self, d: Decisions) -> Array:
