@@ -1,4 +1,4 @@
-"""Meta-training of a drift as the LPO paper does it, at the size of bandits: an evolution strategy around a training."""
+"""Meta-training of a drift as the LPO paper does it, on bandits: an evolution strategy around a training."""
 
 from __future__ import annotations
 
