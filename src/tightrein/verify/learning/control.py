@@ -43,8 +43,8 @@ def dppo_dropout() -> Shown:
     summary, lines = run(method="dppo_dropout", total_steps=200_000, seeds=2)
     best = [max(x["eval_return"] for x in lines if "eval_return" in x and x["seed"] == seed) for seed in (0, 1)]
     says = (
-        f"the variance of r A after dropping is not larger in {np.mean(smaller):.1%} of 500 minibatches; the best return "
-        f"on CartPole within 200,000 steps {best[0]:.0f} and {best[1]:.0f} of 500, at the end "
+        f"the variance of r A after dropping is not larger in {np.mean(smaller):.1%} of 500 minibatches; the best "
+        f"return on CartPole within 200,000 steps {best[0]:.0f} and {best[1]:.0f} of 500, at the end "
         f"{summary['eval_return_mean']:.0f} in the mean"
     )
     return Shown(says, bool(np.mean(smaller) >= 0.9 and min(best) >= 475))
