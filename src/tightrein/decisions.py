@@ -17,11 +17,11 @@ FIELDS: dict[str, tuple[str, str]] = {
         "[B, T]",
         "log-probability of each decision under the policy being trained; carries the gradient",
     ),
-    "logp_old": ("[B, T]", "the same under the policy that is the centre of the trust region"),
-    "logp_ref": ("[B, T]", "the same under the frozen reference policy"),
+    "logp_old": ("[B, T]", "log-probability of each decision under the policy that is the centre of the trust region"),
+    "logp_ref": ("[B, T]", "log-probability of each decision under the frozen reference policy"),
     "logp_behaviour": (
         "[B, T]",
-        "the same under the policy that really sampled, where it differs from the old",
+        "log-probability of each decision under the policy that really sampled, where it differs from the old",
     ),
     "mask": ("[B, T]", "1 where a decision counts, 0 for padding and for what others wrote"),
     "advantage": ("[B, T] or [B, 1]", "credit of each decision"),
@@ -61,18 +61,18 @@ FIELDS: dict[str, tuple[str, str]] = {
     ),
     "logp_tempered": (
         "[B, T, K]",
-        "log-probability of each decision under the old policy at K other temperatures, those of a part",
+        "log-probability of each decision under the old policy at the `temperatures` of the part that reads it",
     ),
     "formula": ("[B, F]", "integer identities of the formulas in each answer, each once; -1 where it has fewer"),
     "uncertainty": (
         "[B, T]",
-        "how uncertain the old policy was, on the scale of the part that tells it; `method.prepare` makes it",
+        "how uncertain the old policy was, on the scale of the selection that makes it (UncertaintyScale)",
     ),
     "segment": (
         "[B, T, K]",
-        "1 where a decision belongs to the k-th part of its answer, else 0; `method.prepare` makes it",
+        "1 where a decision belongs to the k-th part of its answer, else 0; a selection makes it (EntropySegments)",
     ),
-    "emphasis": ("[B]", "how much each answer weighs in a term of its own; `method.prepare` makes it"),
+    "emphasis": ("[B]", "how much each answer weighs in a term of its own; a reward part makes it (DistinctAnswers)"),
     "dist": (
         "[B, T, ...]",
         "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",

@@ -12,7 +12,7 @@ from .behaviour import Behaviour
 from .credit.base import Credit
 from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
-from .objective.base import Objective
+from .objective.base import Objective, detached
 from .reward import RewardPart
 from .selection import Selection
 from .selection.curriculum import Curriculum
@@ -153,6 +153,7 @@ class Method(Part):
         """
         parts = dict(self.walk())
         kept = self._state(state)
+        decisions = detached(decisions)
         moves = {path for path in kept if every_step is None or parts[path].every_step == every_step}
         return {
             path: parts[path].update(kept[path], decisions, progress) if path in moves else kept[path] for path in kept

@@ -66,14 +66,30 @@ class Part:
         """Raise TightreinError where the fields, each right by itself, make no sense together."""
 
     def _check_type(self, f: dataclasses.Field[Any], value: Any) -> None:
+        self._check_kind(f, value)
         for kind in (bool, int, float, str):
             if type(f.default) is kind and type(value) is not kind:
                 if value is None and "None" in str(f.type):
                     return
+                article = "an" if kind is int else "a"
                 raise TightreinError(
-                    f"{type(self).__name__}.{f.name} is {value!r}, but should be a {kind.__name__}",
+                    f"{type(self).__name__}.{f.name} is {value!r}, but should be {article} {kind.__name__}",
                     f"for example {f.name}={f.default!r}",
                 )
+
+    def _check_kind(self, f: dataclasses.Field[Any], value: Any) -> None:
+        """Where a field is declared as a part, or a tuple of parts, it must hold one of that family."""
+        several, name = re.match(r"(tuple\[)?(\w+)", str(f.type)).groups()  # type: ignore[union-attr]
+        family = Part._known.get(name)
+        if family is None or (value is None and "None" in str(f.type)):
+            return
+        held = value if several and isinstance(value, tuple) else (value,)
+        if (several and not isinstance(value, tuple)) or not all(isinstance(part, family) for part in held):
+            raise TightreinError(
+                f"{type(self).__name__}.{f.name} is {value!r}, but should be "
+                + (f"a tuple of {name} parts" if several else f"a {name}"),
+                f"give one of tightrein.parts: {', '.join(_choices(family)) or name}",
+            )
 
     def _check_bounds(self, f: dataclasses.Field[Any], value: Any) -> None:
         for name, bound in f.metadata.items():
@@ -200,6 +216,11 @@ class Part:
             f"{n}={v.label() if isinstance(v, Part) else v!r}" for n, v in self.children() if _is_setting(v)
         )
         return f"{type(self).__name__}({inner})"
+
+
+def _choices(family: type[Part]) -> list[str]:
+    """Names of the parts of a family."""
+    return sorted(name for name, known in Part._known.items() if issubclass(known, family) and known is not family)
 
 
 def snake_case(name: str) -> str:

@@ -62,7 +62,7 @@ def test_truncation_without_a_value_behind_it() -> None:
         (lambda: tr.method("grpo", trust="K3"), r"unknown Divergence.*SampledOldKL"),
         (lambda: tr.method("spo", epsilon="SPO"), "is a float and cannot be 'SPO'"),
         (lambda: tr.method("grpo", surrogate=None), "unknown Surrogate"),
-        (lambda: tr.method("grpo", epochs=1.5), "should be a int"),
+        (lambda: tr.method("grpo", epochs=1.5), "should be an int"),
         (lambda: tr.method("spo", variant="relased"), "unknown variant of spo"),
         (lambda: tr.method("spo").override({"key": "mine"}), "not a setting"),
         (lambda: tr.method("spo", anneal="maybe"), "anneal=maybe is not a bool"),

@@ -22,7 +22,8 @@ def print_methods() -> None:
     for column, style in (("key", "bold cyan"), ("title", ""), ("paper", ""), ("home", ""), ("made of", "dim")):
         table.add_column(column, style=style, no_wrap=column in ("key", "paper", "home"))
     for method in map(tightrein.method, tightrein.methods()):
-        table.add_row(method.key, method.title, _cited(method.source), method.home, _stages(method))
+        title = method.title + (" (reconstruction)" if method.source.reconstruction else "")
+        table.add_row(method.key, title, _cited(method.source), method.home, _stages(method))
     console = _console()
     console.print(table)
     console.print("[dim]tightrein show KEY tells more about one[/dim]")
@@ -87,7 +88,7 @@ def _about(method: Method, variant: str) -> Iterator[tuple[str, str]]:
     if source.differences:
         yield "differs", source.differences
     others = [name for name in ("paper", *(name for name, _ in method.variants)) if name != variant]
-    yield "variant", variant + (f" (--variant {', '.join(others)} is the other)" if others else "")
+    yield "variant", variant + (f" (others: --variant {', '.join(others)})" if others else "")
     yield "reads", ", ".join(sorted(method.update_needs | method.prepare_needs))
 
 

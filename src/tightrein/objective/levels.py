@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, stop_gradient
 from ..decisions import Decisions
@@ -69,6 +70,18 @@ class OwnRatio(TokenRatio):
 
     equation = "r_t = exp(logp_t - sg[logp_t])"
     needs = frozenset({"logp"})
+
+    def misfit(self, objective: Any) -> tuple[str, str] | None:
+        """See Part: a ratio that is always 1 has no trust region."""
+        from .policy.smooth import Importance  # a surrogate, made of ratios
+
+        if objective.surrogate.ratio != self or isinstance(objective.surrogate, Importance):
+            return None
+        name = type(objective.surrogate).__name__
+        return (
+            f"OwnRatio is 1 wherever the policy goes, so that {name} would hold nothing back",
+            "use Importance with it",
+        )
 
     def log(self, d: Decisions) -> Array:
         """See Ratio."""

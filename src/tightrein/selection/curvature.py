@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, at_least_float32, atleast, namespace, scatter_sum, stop_gradient, zero_where_masked
+from ..arrays import Array, at_least_float32, atleast, like, namespace, scatter_sum, stop_gradient, zero_where_masked
 from ..decisions import Decisions
 from ..distributions import Categorical
 from ..errors import TightreinError
@@ -117,8 +117,10 @@ class AdamStep(StepModel):
         if state is None:
             raise TightreinError(
                 "AdamStep keeps moments of the output layer and was not told its size",
-                "give tokens (the vocabulary) and width (of the hidden states), or set the step model to GradientStep",
+                "set them in the method: tr.method('capo_curvature', tokens=..., width=...), the vocabulary's size and "
+                "that of the hidden states; or model='GradientStep'",
             )
+        state = {name: like(x, g.hidden) for name, x in state.items()}
         xp, plain = namespace(g.hidden), GradientStep().logits(g, None)
         first, second = (1 - beta ** (state["steps"] + 1) for beta in (self.beta1, self.beta2))
         columns = []
@@ -133,6 +135,7 @@ class AdamStep(StepModel):
 
     def next(self, state: Any, g: Gradient) -> Any:
         """See StepModel."""
+        state = {name: like(x, g.hidden) for name, x in state.items()}
         xp, size = namespace(g.hidden), state["mean"].shape[0]
         present = xp.reshape(xp.astype(g.mask != 0, g.hidden.dtype), (-1,))
         rows = [xp.reshape(g.row[..., k], (-1,)) for k in range(g.row.shape[-1])]

@@ -110,7 +110,7 @@ def page() -> str:
 def _line(key: str, cell: Mapping[str, Any] | None, machines: list[str]) -> list[str]:
     source, again = method(key).source, f"`tightrein verify {key} --learning`"
     paper = f"[{source.arxiv}](https://arxiv.org/abs/{source.arxiv})" if source.arxiv else str(source.year)
-    about = f"{method(key).title} ({paper})"
+    about = f"{method(key).title} ({paper}{', a reconstruction' if source.reconstruction else ''})"
     if cell is None:
         return [f"`{key}`", about, "not run", again]
     place = f", {machines.index(cell['machine']) + 1}" if len(machines) > 1 else ""

@@ -85,7 +85,10 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
     parts = (*method.reward, *method.selection, *terms)
     dropped = [type(part).__name__ for part in parts if part not in kept]
     if dropped:
-        notes.append(f"left out, as control has neither answers nor a reference policy: {', '.join(dropped)}")
+        notes.append(
+            f"left out, as control has no answers, no reference policy and no second look: {', '.join(dropped)}; "
+            "what is left of the method may be another one's objective"
+        )
     if method.objective.reference.coef:
         notes.append("the penalty towards a reference policy is off, as control has none")
     if {"logp_behaviour", "staleness"} & method.objective.needs:

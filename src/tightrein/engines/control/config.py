@@ -85,9 +85,14 @@ class ControlConfig:
         return pairs("--set", self.set, "objective.surrogate.bounds.low=0.1")
 
     @property
+    def named(self) -> str:
+        """The method, and its variant where that is not the paper's."""
+        return self.method if self.variant == "paper" else f"{self.method}-{self.variant}"
+
+    @property
     def folder(self) -> Path:
         """Where the run goes."""
-        return self.out or Path("runs") / f"{self.method}-{self.env.replace('/', '_')}-{self.seed}"
+        return self.out or Path("runs") / f"{self.named}-{self.env.replace('/', '_')}-{self.seed}"
 
 
 @dataclass(frozen=True)

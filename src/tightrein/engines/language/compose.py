@@ -119,10 +119,12 @@ def _at_home(method: Any, credit: str | None) -> tuple[Any, list[str]]:
     wanted = method.override({} if credit is None else {"credit": credit}).credit
     if credit is not None and "value_old" in wanted.needs:
         return _with_values(ours.replace(credit=wanted))
+    own = type(method.credit).__name__
+    values = f" (--set credit={own} estimates values with a head on the model)"
     note = (
-        f"{method.key} comes from control: its objective is kept; credit is GroupNormalised instead of "
-        f"{type(method.credit).__name__} (--set credit={type(method.credit).__name__} estimates values with a head on "
-        "the model); step and training are the language defaults"
+        f"{method.key} comes from control: its objective is kept; credit is {credit or 'GroupNormalised'} instead of "
+        f"{own}{values if 'value_old' in method.credit.needs and credit is None else ''}; step and training are the "
+        "language defaults"
     )
     objective, notes = method.objective.replace(value=tr.parts.ValueLoss(coef=0.0)), [note]
     if objective.standardise:

@@ -144,9 +144,14 @@ class LanguageConfig:
         return self.task if self.dataset is None else Path(self.dataset).stem
 
     @property
+    def named(self) -> str:
+        """The method, and its variant where that is not the paper's."""
+        return self.method if self.variant == "paper" else f"{self.method}-{self.variant}"
+
+    @property
     def folder(self) -> Path:
         """Where the run goes."""
-        return self.out or Path("runs") / f"{self.method}-{self.subject}-{self.seed}"
+        return self.out or Path("runs") / f"{self.named}-{self.subject}-{self.seed}"
 
 
 @dataclass(frozen=True)
