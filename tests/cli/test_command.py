@@ -73,7 +73,7 @@ def test_show_a_variant(capsys):
     assert main(["show", "ppo_clip", "--variant", "released"]) == 0
     text = capsys.readouterr().out
     assert "step.anneal=True" in text
-    assert "variant   released (--variant paper is the other)" in text
+    assert "variant   released (others: --variant paper)" in text
 
 
 def test_every_setting_that_show_prints_can_be_set(capsys):
