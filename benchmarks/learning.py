@@ -137,7 +137,7 @@ def _cell(key: str, name: str, known: dict[str, Any], reasons: dict[str, Any]) -
     ends = [curve[-1] for curve in entry["curves"].values()]
     digits = 2 if task.learned < 1 else 0
     shown = f"{mean(ends):.{digits}f} [{min(ends):.{digits}f}, {max(ends):.{digits}f}]"
-    return shown if mean(ends) >= task.learned else f"**{shown}** {why}".rstrip()
+    return f"{shown if mean(ends) >= task.learned else f'**{shown}**'} {why}".rstrip()
 
 
 def unexplained(known: dict[str, Any], reasons: dict[str, Any]) -> list[tuple[str, str]]:
