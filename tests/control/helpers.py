@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tightrein.engines.control import environments
-from tightrein.engines.control.compose import compose
+from tightrein.engines.control.compose import compose, with_actions
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.train import train, trainer_of
 
@@ -22,8 +22,8 @@ def config(**changes: Any) -> ControlConfig:
 def trainer(given: ControlConfig, method: Any = None) -> Any:
     """The trainer that `train` would use."""
     composed, _ = compose(given)
-    method = method or composed
     spec = environments.find(given.env, given.backend)
+    method = method or with_actions(composed, spec.actions)
     return trainer_of(given, method, spec, Plan.of(given, method.training))
 
 

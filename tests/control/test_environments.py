@@ -113,7 +113,7 @@ def test_host_rollout_masks_the_resetting_step(backend: str) -> None:
     made = trainer(config(backend=backend, rollout=64, seeds=2))
     noise, _ = made._draw(made._keys.train, 0)
     sums = np.zeros((3, 2))
-    rollout = made._collect(np.asarray(noise), sums)
+    rollout = made._collect(made.state, np.asarray(noise), sums)
     done = (rollout.terminated + rollout.truncated) > 0
     assert done.any()
     np.testing.assert_array_equal(rollout.mask[1:] == 0, done[:-1])

@@ -58,6 +58,7 @@ def test_a2c_is_ppo_with_one_epoch_and_one_minibatch() -> None:
 REFUSED = {key for key in tr.methods() if tr.method(key).experience != "rollouts"} | {
     "rebel", "gvpo", "copg", "disco", "adpo_anchored",  # sets and pairs of whole answers
     "turn_ppo",  # turns
+    "etr",  # groups
 }  # fmt: skip
 
 
