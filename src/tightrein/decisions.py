@@ -181,6 +181,15 @@ class Decisions:
         xp = namespace(mask)
         return xp.astype(xp.any(mask != 0, axis=1), mask.dtype)
 
+    def policies(self) -> tuple[Distribution, Distribution]:
+        """(`dist`, `dist_old`) with parameters 0 where the mask is 0, so that what stands there reaches no gradient."""
+        mask = self.weights()[..., None]
+
+        def kept(dist: Any) -> Distribution:
+            return type(dist)(**{name: zero_where_masked(x, mask) for name, x in vars(dist).items()})  # type: ignore[no-any-return]
+
+        return kept(self.dist), kept(self.dist_old)
+
     def outcome(self) -> Array:
         """Reward of each trajectory: [B]."""
         reward = at_least_float32(self.reward)

@@ -36,9 +36,6 @@ from .objective.answer import ToOld, ToReference
 from .objective.correction import Correction, DropCovariance, ProximalWeight, TruncatedImportance
 from .objective.decoupled import DecoupledKL
 from .objective.divergence import (
-    K1,
-    K2,
-    K3,
     CovarianceKL,
     Divergence,
     ExactNewKL,
@@ -49,11 +46,11 @@ from .objective.divergence import (
     SampledNewKL,
     SampledOldKL,
     SampledSymmetricKL,
-    TruncatedK3,
+    WeightedReferenceKL,
 )
 from .objective.dropout import PairDropout
 from .objective.entropy import EmphasisedEntropy, EntropyBand
-from .objective.estimators import Absolute, StraightThrough, WeightedReferenceKL
+from .objective.estimators import K1, K2, K3, Absolute, StraightThrough, TruncatedK3
 from .objective.group import (
     DiscriminativeObjective,
     HingeKL,

@@ -14,7 +14,8 @@ from ..credit import (
 )
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqSumTokenMean, TokenMean, TurnMean
-from ..objective.divergence import K3, ReferenceKL
+from ..objective.divergence import ReferenceKL
+from ..objective.estimators import K3
 from ..objective.policy import Clip, PolicyObjective, Widths
 from ..objective.policy.bounds import ProbabilityBounds
 from ..objective.ratio import TurnMeanRatio

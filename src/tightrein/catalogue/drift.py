@@ -9,7 +9,8 @@ from ..anchor.controller import Constant
 from ..credit import GroupCentred, GroupNormalised, InformativeScaled
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqMeanTokenSum, TokenMean
-from ..objective.divergence import K1, K3, SampledKL, SampledNewKL, SampledOldKL, SampledSymmetricKL, TruncatedK3
+from ..objective.divergence import SampledKL, SampledNewKL, SampledOldKL, SampledSymmetricKL
+from ..objective.estimators import K1, K3, TruncatedK3
 from ..objective.policy import (
     BehaviourWeight,
     Clip,

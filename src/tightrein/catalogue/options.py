@@ -6,8 +6,8 @@ from ..anchor.controller import ProportionalKL
 from ..method import Source, Training
 from ..objective.aggregate import SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanTokenSumNorm, TokenMean, TokenSum
 from ..objective.correction import TruncatedImportance
-from ..objective.divergence import K1, K2, K3, ReferenceKL
-from ..objective.estimators import Absolute, SampledReferenceKL, StraightThrough, WeightedReferenceKL
+from ..objective.divergence import ReferenceKL, SampledReferenceKL, WeightedReferenceKL
+from ..objective.estimators import K1, K2, K3, Absolute, StraightThrough
 from ..objective.levels import BehaviourRatio
 from ..objective.off_policy import OffPolicyMask
 from ..objective.policy import RatioWeight, Score

@@ -9,7 +9,8 @@ from ..anchor.controller import Constant
 from ..credit import GroupCentred, GroupNormalised
 from ..method import Method, Source, Training
 from ..objective.aggregate import SeqMeanTokenMean, SeqMeanTokenSum, SeqMeanTokenSumNorm, TokenMean
-from ..objective.divergence import K2, ReferenceKL, SampledOldKL
+from ..objective.divergence import ReferenceKL, SampledOldKL
+from ..objective.estimators import K2
 from ..objective.offline import AnswerOldKL, Likelihood
 from ..objective.policy import (
     AdvantageWeight,

@@ -42,7 +42,7 @@ def top_share(x: Array, candidates: Array, share: float, mask: Array) -> Array:
     xp = namespace(x)
     hair = 1e-6  # 0.0002 * 5000 is one
     most = max(1, int(share * mask.shape[0] * mask.shape[1] + hair))
-    values = largest(choose(candidates, x, xp.full_like(x, xp.finfo(x.dtype).min)), most)
+    values = largest(choose(candidates, zero_where_masked(x, mask), xp.full_like(x, xp.finfo(x.dtype).min)), most)
     n = atleast(xp.floor(share * xp.sum(mask) + hair), 1)
     last = xp.cumulative_sum(xp.ones_like(values)) == n
     bar = xp.sum(xp.where(last, values, xp.zeros_like(values)))

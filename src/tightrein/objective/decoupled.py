@@ -33,9 +33,9 @@ class DecoupledKL(Divergence):
 
     def parts(self, d: Decisions) -> tuple[Array, Array]:
         """The divergence of the mean and that of the spread: [B, T] each."""
-        new, old = d.dist, d.dist_old
+        new, old = d.policies()
         if not (isinstance(new, DiagonalGaussian) and isinstance(old, DiagonalGaussian)):
-            return old.kl(new), 0 * d.weights()  # type: ignore[union-attr,arg-type]
+            return old.kl(new), 0 * d.weights()  # type: ignore[arg-type]
         return old.kl(DiagonalGaussian(new.mean, old.log_std)), old.kl(DiagonalGaussian(old.mean, new.log_std))
 
     def __call__(self, d: Decisions) -> Array:

@@ -1,14 +1,95 @@
-"""More estimates of a divergence from samples: with another gradient than their value, and off-policy."""
+"""Estimates of a divergence from samples, each a function of the log-ratio."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
-from ..arrays import Array, namespace, stop_gradient
-from ..decisions import Decisions
-from .divergence import K2, K3, Divergence, Estimator, ReferenceKL
-from .ratio import Ratio, TokenRatio, log_difference
+from ..arrays import LOG_RATIO_LIMIT, Array, atleast, clip, namespace, sign, stop_gradient
+from ..settings import Part, setting
+
+
+@dataclass(frozen=True)
+class Estimator(Part):
+    """Per-sample estimate of KL(p || q) from x = log p(a) - log q(a), with a drawn from p.
+
+    Source: J. Schulman, "Approximating KL divergence" (2020).
+    """
+
+    def __call__(self, x: Array) -> Array:
+        """The estimate, elementwise."""
+        raise NotImplementedError
+
+    def derivative(self, x: Array) -> Array:
+        """Its derivative by x, elementwise."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class K1(Estimator):
+    """Unbiased value; as a loss its expected gradient is 0, in the reward it is that of KL(p || q)."""
+
+    equation = "k1 = log p - log q"
+
+    def __call__(self, x: Array) -> Array:
+        """See Estimator."""
+        return x
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return namespace(x).ones_like(x)
+
+
+@dataclass(frozen=True)
+class K2(Estimator):
+    """Biased value, but as a loss its expected gradient is exactly that of KL(p || q)."""
+
+    equation = "k2 = (log p - log q)^2 / 2"
+
+    def __call__(self, x: Array) -> Array:
+        """See Estimator."""
+        return 0.5 * x**2
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return x
+
+
+@dataclass(frozen=True)
+class K3(Estimator):
+    """Unbiased and never negative; as a loss its expected gradient is that of KL(q || p)."""
+
+    equation = "k3 = q/p - 1 - log(q/p)"
+
+    def __call__(self, x: Array) -> Array:
+        """See Estimator."""
+        # expm1 keeps the digits near 0 that exp(-x) - 1 would lose.
+        cut = clip(x, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return namespace(x).expm1(-cut) + cut
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return -namespace(x).expm1(-clip(x, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+@dataclass(frozen=True)
+class TruncatedK3(K3):
+    """k3 that goes on as a straight line where its slope in log q - log p is `steepest`. arXiv 2505.12504 (CPGD).
+
+    As a loss from samples of p it pulls no harder than that on a decision that q has made likely.
+    """
+
+    equation = "k3, d/dlogq = min( q/p - 1, steepest )"
+    steepest: float = setting(0.2, above=0)
+
+    def __call__(self, x: Array) -> Array:
+        """See Estimator."""
+        curved = atleast(x, -math.log1p(self.steepest))
+        return namespace(x).expm1(-curved) + curved + self.steepest * (curved - x)
+
+    def derivative(self, x: Array) -> Array:
+        """See Estimator."""
+        return atleast(super().derivative(x), -self.steepest)
 
 
 @dataclass(frozen=True)
@@ -19,11 +100,11 @@ class Absolute(Estimator):
 
     def __call__(self, x: Array) -> Array:
         """See Estimator."""
-        return x * stop_gradient(namespace(x).sign(x))  # slope 0 at 0, where the libraries' abs() disagree
+        return x * sign(stop_gradient(x))  # slope 0 at 0, where the libraries' abs() disagree
 
     def derivative(self, x: Array) -> Array:
         """See Estimator."""
-        return namespace(x).sign(x)
+        return sign(x)
 
 
 @dataclass(frozen=True)
@@ -42,44 +123,3 @@ class StraightThrough(Estimator):
     def derivative(self, x: Array) -> Array:
         """See Estimator."""
         return self.slope.derivative(x)
-
-
-@dataclass(frozen=True)
-class WeightedReferenceKL(ReferenceKL):
-    """The penalty weighed by the ratio to the policy that sampled, which makes it unbiased off-policy.
-
-    The ratio carries its gradient: with k3 the expected gradient is that of KL(pi || pi_ref), whoever sampled.
-    Source: DeepSeek-V3.2 (2025); TRL use_bias_correction_kl.
-    """
-
-    equation = "+ beta r k(logp - logp_ref)"
-    ratio: Ratio = TokenRatio()
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """See ReferenceKL; and what the ratio reads."""
-        return super().needs | self.ratio.needs if self.coef else frozenset()
-
-    def __call__(self, d: Decisions) -> Array:
-        """See ReferenceKL."""
-        return self.ratio(d) * super().__call__(d)
-
-
-@dataclass(frozen=True)
-class SampledReferenceKL(Divergence):
-    """KL(pi || pi_ref) as a penalty whose coefficient a controller steers, where ReferenceKL's is constant."""
-
-    equation = "+ beta k(logp - logp_ref)"
-    named = "kl_ref"
-    needs = frozenset({"logp", "logp_ref"})
-    estimator: Estimator = K3()
-
-    def misfit(self, objective: Any) -> tuple[str, str] | None:
-        """See Part: one penalty towards the reference is enough."""
-        if not objective.reference.coef:
-            return None
-        return "SampledReferenceKL stands beside a ReferenceKL that is on", "set objective.reference.coef=0"
-
-    def __call__(self, d: Decisions) -> Array:
-        """See Divergence."""
-        return self.estimator(log_difference(d.logp, d.logp_ref, d.weights()))

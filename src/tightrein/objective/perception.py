@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arrays import LOG_RATIO_LIMIT, Array, at_least_float32, clip, namespace, stop_gradient, zero_where_masked
+from ..arrays import Array, at_least_float32, clip, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
 from ..settings import setting
+from .estimators import K3
 from .term import Term
 
+_K3 = K3()
 _FINITE = 1e9  # what is impossible counts as this unlikely
 
 
@@ -56,8 +58,5 @@ class Perception(Term):
         return zero_where_masked(full, weights), zero_where_masked(masked, weights)
 
     def _divergence(self, full: Array, masked: Array) -> Array:
-        # K3 but for the last digits near 0, which cost as much again: what was sampled with the whole prompt estimates
-        # KL(pi || pi_masked).
-        x = clip(full - masked, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        k = namespace(x).exp(-x) - 1 + x
+        k = _K3(full - masked)  # what was sampled with the whole prompt estimates KL(pi || pi_masked)
         return k if self.cap is None else clip(k, 0.0, self.cap)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arrays import clip, namespace, stop_gradient
 from ..decisions import Decisions, last_decision
-from ..objective.divergence import K1, Estimator
+from ..objective.estimators import K1, Estimator
 from ..objective.ratio import log_difference
 from ..settings import Part, setting
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..arrays import LOG_RATIO_LIMIT, Array, atleast, clip, namespace, stop_gradient, zero_where_masked
 from ..decisions import Decisions
 from ..errors import TightreinError
-from ..objective.divergence import K1, Estimator
+from ..objective.estimators import K1, Estimator
 from ..objective.ratio import log_difference
 from ..settings import Part, setting
 from .answers import Selection

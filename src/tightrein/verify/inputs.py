@@ -39,10 +39,21 @@ def inputs(key: str) -> str:
 
 
 def padding(key: str, seed: int, columns: int, rows: int) -> None:
-    """Masked columns and rows that hold NaN change nothing."""
+    """Masked columns and rows that hold NaN change nothing, and have a gradient of 0."""
     method = batches.method(key)
     made = batches.fields(seed, method)
-    _same(outcome(method, _padded(made, columns, rows)), outcome(method, made), range(batches.ROWS), "padding")
+    padded = _padded(made, columns, rows)
+    _same(outcome(method, padded), outcome(method, made), range(batches.ROWS), "padding")
+    found, expected = (_gradients(method, x) for x in (padded, made))
+    for name, g in expected.items():
+        whole = np.pad(g, [(0, after - before) for before, after in zip(g.shape, found[name].shape, strict=True)])
+        close(found[name], whole, EXACT, f"padding: gradient by {name}")
+
+
+def _gradients(method: Method, made: Fields) -> dict[str, Array]:
+    library = batches.autodiff()
+    state = batches.start(method, library)
+    return batches.gradients(method, method.prepare(batches.decisions(made, library), state), state)
 
 
 def order(key: str, seed: int) -> None:

@@ -18,7 +18,7 @@ from tightrein.engines.control.networks import ActorCritic
 from tightrein.engines.control.rollout import Rollout, turned
 from tightrein.errors import TightreinError
 from tightrein.method import Method
-from tightrein.objective.divergence import K3
+from tightrein.objective.estimators import K3
 from tightrein.objective.ratio import log_ratio
 
 Array = Any

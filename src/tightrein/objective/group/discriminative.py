@@ -11,7 +11,8 @@ from ...decisions import Decisions, Loss, Stats
 from ...settings import Part, setting
 from ..answer import group_max, mean_over_groups, right
 from ..base import Objective, State, detached
-from ..divergence import K1, Estimator, kl_stats
+from ..divergence import kl_stats
+from ..estimators import K1, Estimator
 from ..ratio import exp_limited, finite_logp, log_ratio
 
 

@@ -10,7 +10,8 @@ from ...arrays import Array, clip, stop_gradient
 from ...decisions import Decisions
 from ...errors import TightreinError
 from ...settings import setting
-from ..divergence import K3, SampledKL, SampledOldKL
+from ..divergence import SampledKL, SampledOldKL
+from ..estimators import K3
 from ..levels import BehaviourRatio
 from ..ratio import exp_limited
 from .bounds import Widths

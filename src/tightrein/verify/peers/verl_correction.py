@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from ...decisions import Decisions
 from ...objective.correction import TruncatedImportance
-from ...objective.divergence import K1, K2, K3, Estimator
+from ...objective.estimators import K1, K2, K3, Estimator
 from ...objective.levels import BehaviourRatio
 from ...objective.policy import Clip, PolicyGradient, RatioWeight, Score, Surrogate, TwoSided, Widths
 from ...objective.ratio import SequenceProductRatio, TokenRatio
@@ -68,8 +68,9 @@ def weighted_losses() -> None:
     """
     widths = {"gspo_token": (3e-4, 4e-4), "dppo_tv": (0.15, 0.15)}
     every: dict[str, Any] = {"tau_pos": 1.0, "tau_neg": 1.05, "clip_ratio_c": 20.0}
-    for key in ("gspo_token", "sapo", "cispo", "dppo_tv", "gpg"):
-        ours = method(key, variant="released" if key == "cispo" else "paper", correction=TruncatedImportance(cap=2.0))
+    variants = {"gspo_token": "paper", "sapo": "paper", "cispo": "released", "dppo_tv": "paper", "gpg": "paper"}
+    for key, variant in variants.items():
+        ours = method(key, variant=variant, correction=TruncatedImportance(cap=2.0))
         mode = {"seq-mean-token-mean": MODES["seq-mean-token-mean"]}
         low, high = widths.get(key, (0.2, 0.2))
         given: dict[str, Any] = every | {"clip_ratio_low": low, "clip_ratio_high": high}

@@ -14,7 +14,8 @@ from ...arrays import Array, convert, namespace, value_and_gradient
 from ...credit import GroupCentred, GroupNormalised, InformativeScaled
 from ...decisions import Decisions
 from ...method import Method
-from ...objective.divergence import K1, K3, SampledKL, SampledNewKL, SampledOldKL, SampledSymmetricKL, TruncatedK3
+from ...objective.divergence import SampledKL, SampledNewKL, SampledOldKL, SampledSymmetricKL
+from ...objective.estimators import K1, K3, TruncatedK3
 from ...objective.policy import (
     BehaviourWeight,
     DualSided,

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from ...arrays import convert, value_and_gradient
 from ...decisions import Decisions
 from ...distributions import Categorical
-from ...objective.divergence import K1, K2, K3, Estimator
+from ...objective.estimators import K1, K2, K3, Estimator
 from ...objective.policy import SAPO, Clip, Importance, RatioWeight, Score, Widths
 from ...objective.ratio import SequenceMeanRatio, SequenceProductRatio
 from ..batches import autodiff, batch, coefficient, gradient, loss_at, method

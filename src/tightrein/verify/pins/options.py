@@ -21,8 +21,7 @@ from ...objective.aggregate import (
     TokenSum,
 )
 from ...objective.correction import TruncatedImportance
-from ...objective.divergence import K1, K2, K3, Estimator
-from ...objective.estimators import Absolute, StraightThrough
+from ...objective.estimators import K1, K2, K3, Absolute, Estimator, StraightThrough
 from ...objective.off_policy import OffPolicyMask
 from ...objective.policy import Clip
 from ...selection import EachToken, Pool, RejectMismatch, SequenceMax, SequenceMean, SequenceSum
