@@ -8,10 +8,12 @@ from typing import Any, Literal, Self
 
 from .anchor.reference import Anchor, Frozen
 from .arrays import Array, at_least_float32, finite
+from .auxiliary import Auxiliary
 from .behaviour import Behaviour
 from .credit.base import Credit
 from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
+from .heads import Heads
 from .objective.base import Objective, detached
 from .reward import RewardPart
 from .selection import Selection
@@ -79,6 +81,8 @@ class Method(Part):
     credit: Credit | None = None
     critic: Critic | None = None
     behaviour: Behaviour | None = None
+    heads: Heads | None = None
+    auxiliary: Auxiliary | None = None
     training: Training = Training()
     reward: tuple[RewardPart, ...] = ()
     selection: tuple[Selection, ...] = ()

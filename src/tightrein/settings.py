@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, ClassVar, Self, cast
 
+from .arrays import is_traced
 from .errors import TightreinError, nearest, unknown
 
 
@@ -54,6 +55,8 @@ class Part:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if is_traced(value):  # its values were checked when they were given
+                continue
             if isinstance(f.default, float) and type(value) is int:
                 value = float(value)
                 object.__setattr__(self, f.name, value)
@@ -170,6 +173,17 @@ class Part:
                 if isinstance(value, Part):
                     value.check()
         return result
+
+    def traced(self, values: Mapping[str, Any]) -> Self:
+        """A copy with numbers at whole paths replaced by arrays that a compiler traces, of which nothing is checked."""
+        within = _settling.set(True)
+        try:
+            result = self
+            for path, value in values.items():
+                result = result._set(path, value)
+            return result
+        finally:
+            _settling.reset(within)
 
     def _depth(self, path: str) -> tuple[bool, int]:
         """What is set first: what is outermost; and last what is only there once something else is set."""

@@ -13,7 +13,7 @@ import tightrein as tr
 from tightrein.behaviour import PROPS
 from tightrein.engines.control.actions import ContinuousActions, DiscreteActions
 from tightrein.engines.control.behaviour import Sampler
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.networks import Architecture, Inputs
 from tightrein.engines.control.rollout import Rollout
 from tightrein.errors import TightreinError
 
@@ -27,17 +27,17 @@ def chunk(steps: int, action: int) -> Rollout:
 
 def test_the_behaviour_policy_avoids_what_was_taken_too_often() -> None:
     sampler = Sampler(PROPS(rollouts=1, chunks=4, target=1.0), steps=8, updates=100)
-    network = ActorCritic(np.random.default_rng(0), 3, (8,), DiscreteActions(2))
-    kept = sampler.empty(network, 3, 2)
+    network = Architecture(hidden=(8,)).build(np.random.default_rng(0), (3,), DiscreteActions(2))
+    kept = sampler.empty(network, jnp.zeros(3), 2)
     state = sampler.descent.init(network.actor)
-    same, _ = sampler.derive(network, state, kept.observation, kept, jax.random.key(0))
+    same, _ = sampler.derive(network, state, Inputs(kept.observation), kept, jax.random.key(0))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), same.actor, network.actor))
     for _ in range(3):
         kept = sampler.pushed(kept, chunk(sampler.chunk, 1))
     assert kept.mask.shape == (8, 2)
     assert float(kept.mask.sum()) == 12
-    other, _ = sampler.derive(network, state, kept.observation, kept, jax.random.key(0))
-    probability = [float(jnp.exp(n.policy(jnp.ones(3)).log_probs())[1]) for n in (network, other)]
+    other, _ = sampler.derive(network, state, Inputs(kept.observation), kept, jax.random.key(0))
+    probability = [float(jnp.exp(n.policy(Inputs(jnp.ones(3))).log_probs())[1]) for n in (network, other)]
     assert probability[1] < probability[0] - 0.02
 
 

@@ -13,7 +13,8 @@ from tightrein.engines.control.actions import ContinuousActions, DiscreteActions
 from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.host import HostEnvs, env_seed
 from tightrein.engines.control.learner import Learner
-from tightrein.engines.control.rollout import collect, start
+from tightrein.engines.control.networks import Inputs
+from tightrein.engines.control.rollout import collect, start, turned
 from tightrein.errors import TightreinError
 
 HOSTS = ("envpool", "gymnasium")
@@ -22,7 +23,7 @@ HOSTS = ("envpool", "gymnasium")
 def test_auto_prefers_the_device_then_envpool() -> None:
     assert environments.find("CartPole-v1").backend == "gymnax"
     cheetah = environments.find("HalfCheetah-v5")
-    assert (cheetah.backend, cheetah.inputs, cheetah.normalises) == ("envpool", 17, True)
+    assert (cheetah.backend, cheetah.shape, cheetah.normalises) == ("envpool", (17,), True)
     assert isinstance(cheetah.actions, ContinuousActions)
     assert not environments.find("CartPole-v1", "gymnasium").normalises
 
@@ -41,7 +42,7 @@ def small_device(limit: int, steps: int, envs: int = 3):
     device = DeviceEnv(env, params.replace(max_steps_in_episode=limit))
     made = trainer(config())
     network = made._learner.network(0)
-    return collect(device, network, None, start(device, jax.random.key(0), envs), jax.random.key(1), steps)
+    return collect(device, network, None, start(device, network, jax.random.key(0), envs), jax.random.key(1), steps)
 
 
 def test_device_truncation_keeps_the_state_really_reached() -> None:
@@ -128,10 +129,10 @@ def test_gae_sees_the_value_of_the_state_reached_and_cuts_at_ends() -> None:
     learner: Learner = made._learner
     state = learner.init(learner.network(0))
     _, rollout = small_device(limit=5, steps=12)
-    inputs = jnp.swapaxes(rollout.observation, 0, 1)
+    inputs = turned(rollout.inputs(None))
     d = learner._decisions(state, rollout, inputs, rollout.reward, jax.random.key(2))
     gamma, lam = learner.method.credit.gamma, learner.method.credit.lam
-    value, after = (np.asarray(state.network.value(x)) for x in (rollout.observation, rollout.next_observation))
+    value, after = (np.asarray(state.network.value(Inputs(x))) for x in (rollout.observation, rollout.next_observation))
     expected, running = np.zeros_like(value), np.zeros(3)
     for t in reversed(range(12)):
         delta = 1 + gamma * (1 - np.asarray(rollout.terminated)[t]) * after[t] - value[t]

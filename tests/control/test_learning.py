@@ -69,7 +69,7 @@ def test_every_method_can_be_composed_and_traced_or_is_refused(method: str) -> N
             compose(config(method=method))
         return
     made = trainer(config(method=method, minibatches=1, hidden=(8, 8)))
-    _, figures = jax.eval_shape(made._iterations, made.state, made._keys, 0, 1)
+    _, figures = jax.eval_shape(made._iterations, made.state, made._keys, made._values, 0, 1)
     assert {"kl_k3", "clip_fraction", "entropy", "policy_loss", "value_loss"} <= figures.stats.keys()
 
 

@@ -13,6 +13,7 @@ from helpers import config, trainer
 import tightrein as tr
 from tightrein.engines.control.batch import Batch, evaluate
 from tightrein.engines.control.compose import compose
+from tightrein.engines.control.networks import Inputs
 from tightrein.engines.control.snapshot import from_arrays, to_arrays
 from tightrein.errors import TightreinError
 
@@ -31,7 +32,7 @@ class Watched:
         """One iteration: (state before, what the solver gave, the batch)."""
         rng = np.random.default_rng(seed)
         network = self.state.network
-        inputs = jnp.asarray(rng.normal(size=(rows, 1, 4)), jnp.float32)
+        inputs = Inputs(jnp.asarray(rng.normal(size=(rows, 1, 4)), jnp.float32))
         action = jnp.asarray(rng.integers(0, 2, (rows, 1)))
         dist = network.policy(inputs)
         d = tr.Decisions(

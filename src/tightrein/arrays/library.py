@@ -31,6 +31,12 @@ def is_jax(x: Any) -> bool:
     return jax is not None and isinstance(x, jax.Array)
 
 
+def is_traced(x: Any) -> bool:
+    """Say whether `x` stands for an array in a program that JAX is compiling."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
 def namespace(*arrays: Array) -> Any:
     """Return the Array API namespace of `arrays`; the first one decides."""
     if is_torch(arrays[0]):

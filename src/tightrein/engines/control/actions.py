@@ -13,6 +13,8 @@ import tightrein as tr
 
 Array = Any
 
+IMPOSSIBLE = -1e9  # the logit of an action that is not allowed
+
 
 class Actions(Protocol):
     """What the engine needs to know about an action space. Leading axes of all arrays are free."""
@@ -25,8 +27,8 @@ class Actions(Protocol):
     def has_scale(self) -> bool:
         """Whether the policy also owns a state-independent log standard deviation."""
 
-    def distribution(self, outputs: Array, log_std: Array | None) -> Any:
-        """Network outputs [..., outputs] to a distribution."""
+    def distribution(self, outputs: Array, log_std: Array | None, allowed: Array | None = None) -> Any:
+        """Network outputs [..., outputs] to a distribution; allowed: 1 where an action may be taken."""
 
     def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
         """All randomness of `shape` draws at once: one large call is far cheaper than one per step."""
@@ -60,9 +62,9 @@ class DiscreteActions:
         """A categorical distribution has no scale."""
         return False
 
-    def distribution(self, outputs: Array, log_std: Array | None) -> Any:
-        """Logits [..., n] to a categorical distribution."""
-        return tr.Categorical(outputs)
+    def distribution(self, outputs: Array, log_std: Array | None, allowed: Array | None = None) -> Any:
+        """Logits [..., n] to a categorical distribution over the actions allowed."""
+        return tr.Categorical(outputs if allowed is None else jnp.where(allowed > 0, outputs, IMPOSSIBLE))
 
     def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Gumbel noise [*shape, n]."""
@@ -102,7 +104,7 @@ class ContinuousActions:
         """The standard deviation is a parameter of its own."""
         return True
 
-    def distribution(self, outputs: Array, log_std: Array | None) -> Any:
+    def distribution(self, outputs: Array, log_std: Array | None, allowed: Array | None = None) -> Any:
         """Means [..., D] and log standard deviations [D] to a diagonal Gaussian."""
         assert log_std is not None  # networks for actions with a scale have one
         return tr.DiagonalGaussian(outputs, jnp.broadcast_to(log_std, outputs.shape))

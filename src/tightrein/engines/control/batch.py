@@ -1,4 +1,4 @@
-"""An iteration's experience as the learner sees it: one time step a row."""
+"""An iteration's experience as the learner sees it: rows of consecutive time steps, most often of one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.networks import ActorCritic, Inputs
 
 Array = Any
 
 
 class Batch(NamedTuple):
-    """Decisions [M, 1], network inputs [M, 1, D] and actions [M, 1, ...]."""
+    """Decisions [M, W], what the network reads at them and the actions taken [M, W, ...]: W consecutive ones a row."""
 
     decisions: Any
-    inputs: Array
+    inputs: Inputs
     action: Array
 
     @property
     def rows(self) -> int:
         """M."""
-        return int(self.inputs.shape[0])
+        return int(self.inputs.observation.shape[0])
+
+    def cut(self, width: int) -> Batch:
+        """The same decisions in rows of `width`, which divides the width of these."""
+        rows: Batch = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[2:]), self)
+        return rows
 
     def every(self, n: int) -> Batch:
         """Every n-th row."""
@@ -43,9 +48,9 @@ class Batch(NamedTuple):
 
 def evaluate(network: ActorCritic, batch: Batch) -> Any:
     """The decisions with what the network says now."""
-    dist = network.policy(batch.inputs)
+    dist, value, more = network.unrolled(batch.inputs)
     return batch.decisions.replace(
-        logp=dist.log_prob(batch.action), dist=dist, entropy=dist.entropy(), value=network.value(batch.inputs)
+        logp=dist.log_prob(batch.action), dist=dist, entropy=dist.entropy(), value=value, **more
     )
 
 

@@ -14,7 +14,7 @@ from tightrein.behaviour import PROPS
 from tightrein.engines.control.batch import Batch, orders, pieces
 from tightrein.engines.control.config import Plan
 from tightrein.engines.control.descent import Descent
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.networks import ActorCritic, Inputs
 from tightrein.engines.control.rollout import Rollout, turned
 from tightrein.errors import TightreinError
 from tightrein.method import Method
@@ -57,13 +57,13 @@ class Sampler:
         """The behaviour policy's own optimizer."""
         return Descent(self.rule.step, self.updates)
 
-    def empty(self, network: ActorCritic, inputs: int, envs: int) -> Rollout:
-        """Nothing collected yet: [rollouts * steps, envs, ...], all of it masked."""
+    def empty(self, network: ActorCritic, observation: Any, envs: int) -> Rollout:
+        """Nothing collected yet: [rollouts * steps, envs, ...], all of it masked. observation: like one of them."""
         shape = self.rule.rollouts * self.steps, envs
-        observation = jnp.zeros((*shape, inputs))
+        observation = jnp.zeros((*shape, *observation.shape), observation.dtype)
 
         def act(observation: Array) -> Array:
-            return network.actions.mode(network.policy(observation))
+            return network.actions.mode(network.policy(Inputs(observation)))
 
         kind = jax.eval_shape(act, observation)
         zero = jnp.zeros(shape)
@@ -78,9 +78,9 @@ class Sampler:
         return joined
 
     def derive(
-        self, network: ActorCritic, optimizer: Any, inputs: Array, kept: Rollout, key: Array
+        self, network: ActorCritic, optimizer: Any, inputs: Inputs, kept: Rollout, key: Array
     ) -> tuple[ActorCritic, Any]:
-        """The network that acts next, and the optimizer's state. inputs: what networks see of `kept`, [T, E, D]."""
+        """The network that acts next, and the optimizer's state. inputs: what networks read of `kept`, [T, E]."""
         batch = self._batch(network, inputs, kept)
         parameters, unpack = self.descent.pack(network.actor)
 
@@ -106,12 +106,11 @@ class Sampler:
         (parameters, optimizer, _), _ = jax.lax.scan(epoch, start, orders(key, self.rule.epochs, batch.rows))
         return network.with_actor(unpack(parameters)), optimizer
 
-    def _batch(self, network: ActorCritic, inputs: Array, kept: Rollout) -> Batch:
+    def _batch(self, network: ActorCritic, inputs: Inputs, kept: Rollout) -> Batch:
         """What is kept beyond the next chunk, one time step a row, as the policy sees it now."""
         dist = network.policy(inputs)
         decisions = tr.Decisions(logp_old=turned(dist.log_prob(kept.action)), mask=turned(kept.mask))
-        decisions = decisions.replace(dist_old=jax.tree.map(turned, dist))
+        decisions = decisions.replace(dist_old=turned(dist))
         whole = Batch(decisions, turned(inputs), turned(kept.action))
-        left = jax.tree.map(lambda x: x[:, self.chunk :], whole)
-        rows: Batch = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), left)
-        return rows
+        left: Batch = jax.tree.map(lambda x: x[:, self.chunk :], whole)
+        return left.cut(1)

@@ -40,8 +40,12 @@ class ControlConfig:
     """Gradient steps in each pass."""
     learning_rate: float | None = None
     """Step size of the optimizer."""
+    network: str = "auto"
+    """Layers for observations: mlp, or for images nature or impala; auto: nature for images, else mlp."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of the policy and of the value network."""
+    """Widths of the hidden layers of an mlp, of the policy and of the value network."""
+    memory: int = 0
+    """Units of a recurrent layer (GRU) that remembers the episode; 0: no memory."""
     normalise_obs: bool | None = None
     """Normalise observations by running mean and deviation (automatic: continuous actions on host simulators)."""
     normalise_reward: bool | None = None
@@ -76,6 +80,8 @@ class ControlConfig:
                 )
         if self.seed < 0 or self.seed + self.seeds > 2**31:
             raise TightreinError(f"seed is {self.seed}", "seeds are whole numbers from 0 to 2147483647")
+        if self.memory < 0:
+            raise TightreinError(f"memory is {self.memory}", "give --memory the units of a GRU, or 0 for none")
         if any(width < 1 for width in self.hidden):
             raise TightreinError(f"hidden is {self.hidden}", "give each hidden layer at least one unit")
 

@@ -18,6 +18,8 @@ def strong(tree: Any) -> Any:
 class DeviceEnv:
     """One gymnax environment as pure functions, without its auto-reset (the rollout resets, keeping the last state).
 
+    Observations are arrays of floats in the environment's own shape.
+
     gymnax >= 1.0 reports termination from `step_env` and the time limit from `is_truncated`, apart.
     """
 
@@ -27,16 +29,20 @@ class DeviceEnv:
         self.time_limit = int(params.max_steps_in_episode)
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        """A fresh state: observation [D] and state."""
+        """A fresh state: observation and state."""
         observation, state = self._env.reset_env(key, self.params)
-        return _flat(observation), strong(state)
+        return _floats(observation), strong(state)
+
+    def allowed(self, states: Any) -> Array | None:
+        """The actions that may be taken in each of E states [E, A]; None: all of them, always."""
+        return None
 
     def step(self, key: Array, state: Any, action: Array) -> tuple[Array, Any, Array, Array, Array]:
-        """One step: observation [D] of the state reached, state, reward, terminated, truncated (0 where terminated)."""
+        """One step: observation of the state reached, state, reward, terminated, truncated (0 where terminated)."""
         observation, state, reward, terminated, _ = self._env.step_env(key, state, action, self.params)
         truncated = jnp.logical_and(self._env.is_truncated(state, self.params), jnp.logical_not(terminated))
-        return _flat(observation), strong(state), jnp.asarray(reward, jnp.float32), terminated, truncated
+        return _floats(observation), strong(state), jnp.asarray(reward, jnp.float32), terminated, truncated
 
 
-def _flat(observation: Array) -> Array:
-    return jnp.ravel(observation).astype(jnp.float32)
+def _floats(observation: Array) -> Array:
+    return jnp.asarray(observation, jnp.float32)

@@ -18,11 +18,12 @@ BACKENDS = ("gymnax", "envpool", "gymnasium")  # in the order in which "auto" tr
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """An environment that exists: its backend, the length of its (flattened) observation, and its actions."""
+    """An environment that exists: its backend, the shape and kind of its observations, and its actions."""
 
     name: str
     backend: str
-    inputs: int
+    shape: tuple[int, ...]
+    dtype: str
     actions: Actions
     action_dtype: str
 
@@ -30,6 +31,11 @@ class EnvSpec:
     def on_device(self) -> bool:
         """Whether it runs inside the compiled training."""
         return self.backend == "gymnax"
+
+    @property
+    def pixels(self) -> bool:
+        """Whether observations are images: whole numbers of 0 to 255, which are kept as such."""
+        return self.dtype == "uint8"
 
     @property
     def normalises(self) -> bool:
@@ -145,7 +151,8 @@ def _spec(name: str, backend: str, observation: Any, action: Any) -> EnvSpec:
             f"{name}: observations of type {type(observation).__name__} are not supported",
             "use one with Box observations",
         )
-    return EnvSpec(name, backend, int(np.prod(observation.shape)), _actions(name, action), str(action.dtype))
+    shape, dtype = tuple(observation.shape), "uint8" if observation.dtype == np.uint8 else "float32"
+    return EnvSpec(name, backend, shape, dtype, _actions(name, action), str(action.dtype))
 
 
 def _actions(name: str, space: Any) -> Actions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.environments import EnvSpec
 from tightrein.engines.control.host import HostEnvs
 from tightrein.engines.control.learner import LearnerState
+from tightrein.engines.control.networks import Inputs
 from tightrein.engines.control.rollout import observe
 
 Array = Any
@@ -20,11 +22,18 @@ Array = Any
 STEP_LIMIT = 30_000  # for environments that never end an episode; what has not finished counts as far as it came
 
 
-def best_action(state: LearnerState, observation: Array) -> Array:
-    """What the environment is sent for raw observations [N, D] of one seed."""
+def best_action(state: LearnerState, seen: Inputs) -> tuple[Array, Array | None]:
+    """What the environment is sent where one row reads `seen` (observations raw), and the memory afterwards."""
     actions = state.network.actions
-    dist = state.network.policy(observe(observation, state.observations))
-    return actions.bounded(actions.mode(dist))
+    seen = eqx.tree_at(lambda s: s.observation, seen, observe(seen.observation, state.observations))
+    dist, memory = state.network.act(seen)
+    return actions.bounded(actions.mode(dist)), memory
+
+
+def first_memory(states: LearnerState, *leading: int) -> tuple[Array | None, Array | None]:
+    """(begins, memory) of episodes that begin: both 0, as nothing has to be forgotten; None where none is kept."""
+    memory = states.network.nothing(*leading)
+    return None if memory is None else jnp.zeros(leading), memory
 
 
 def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], Array]:
@@ -35,20 +44,23 @@ def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], 
         streams = jax.vmap(lambda key: jax.random.split(key, episodes))(keys)
         each = jax.vmap(jax.vmap(env.reset))(streams)
         zero = jnp.zeros(streams.shape)
+        begins, memory = first_memory(states, *streams.shape)
         # Not vmapped over seeds: one loop that ends when the last episode of any seed does.
-        return jax.lax.while_loop(running, step(states, streams), (0, each, zero, zero + 1))[2].mean(1)
+        once = step(states, streams, begins)
+        return jax.lax.while_loop(running, once, (0, each, zero, zero + 1, memory))[2].mean(1)
 
     def running(carry: Any) -> Array:
         return jnp.logical_and(carry[0] < limit, carry[3].any())
 
-    def step(states: LearnerState, streams: Array) -> Callable[[Any], Any]:
+    def step(states: LearnerState, streams: Array, begins: Array | None) -> Callable[[Any], Any]:
         def once(carry: Any) -> Any:
-            t, (observation, state), returns, alive = carry
-            action = jax.vmap(best_action)(states, observation)
+            t, (observation, state), returns, alive, memory = carry
+            seen = Inputs(observation, jax.vmap(env.allowed)(state), begins, memory)
+            action, memory = jax.vmap(best_action)(states, seen)
             keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(streams)
             reached, state, reward, terminated, truncated = jax.vmap(jax.vmap(env.step))(keys, state, action)
             over = jnp.logical_or(terminated, truncated)
-            return t + 1, (reached, state), returns + reward * alive, alive * (1 - over)
+            return t + 1, (reached, state), returns + reward * alive, alive * (1 - over), memory
 
         return once
 
@@ -56,12 +68,15 @@ def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], 
 
 
 def on_host(spec: EnvSpec, states: LearnerState, act: Callable[..., Array], seeds: list[list[int]]) -> Array:
-    """Mean return of each seed [S]; `seeds` [S][N] are those of the environments, `act` is best_action over seeds."""
+    """Mean return of each seed [S]; `seeds` [S][N] are those of the environments, `act` is best_action over rows."""
     shape = len(seeds), len(seeds[0])
     envs = HostEnvs(spec, [seed for row in seeds for seed in row])
     observation, returns, alive = envs.reset(), np.zeros(shape), np.ones(shape, bool)
+    begins, memory = first_memory(states, *shape)
     for _ in range(STEP_LIMIT):
-        action = np.asarray(act(states, observation.reshape(*shape, -1)))
+        seen = Inputs(observation.reshape(*shape, *spec.shape), None, begins, memory)
+        action, memory = act(states, seen)
+        action = np.asarray(action)
         observation, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]))
         returns += reward.reshape(shape) * alive
         alive &= ~(terminated | truncated).reshape(shape)

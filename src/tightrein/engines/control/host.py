@@ -29,25 +29,25 @@ class HostEnvs:
     def __init__(self, spec: EnvSpec, seeds: Sequence[int]) -> None:
         self.size = len(seeds)
         self._env, self._first = _MAKERS[spec.backend](spec.name, [int(s) for s in seeds])
-        self._dtype = spec.action_dtype
+        self._shape, self._dtype, self._action_dtype = spec.shape, spec.dtype, spec.action_dtype
 
     def reset(self) -> Array:
-        """First observations [N, D]; call it once, after making them."""
-        return self._flat(self._first())
+        """First observations [N, *shape]; call it once, after making them."""
+        return self._shaped(self._first())
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        """Observation [N, D], reward [N], terminated [N], truncated [N] (False where terminated)."""
-        observation, reward, terminated, truncated, _ = self._env.step(np.asarray(actions, self._dtype))
+        """Observation [N, *shape], reward [N], terminated [N], truncated [N] (False where terminated)."""
+        observation, reward, terminated, truncated, _ = self._env.step(np.asarray(actions, self._action_dtype))
         ended = np.asarray(terminated, bool)
         cut = np.asarray(truncated, bool) & ~ended
-        return self._flat(observation), np.asarray(reward, np.float32), ended, cut
+        return self._shaped(observation), np.asarray(reward, np.float32), ended, cut
 
     def close(self) -> None:
         """Frees the simulators."""
         self._env.close()
 
-    def _flat(self, observation: Any) -> Array:
-        return np.asarray(observation, np.float32).reshape(self.size, -1)
+    def _shaped(self, observation: Any) -> Array:
+        return np.asarray(observation, self._dtype).reshape(self.size, *self._shape)
 
 
 def _make_envpool(name: str, seeds: list[int]) -> tuple[Any, Callable[[], Any]]:

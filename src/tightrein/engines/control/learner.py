@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
@@ -13,13 +15,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import tightrein as tr
-from tightrein.engines.control.actions import Actions
 from tightrein.engines.control.batch import Batch, evaluate
-from tightrein.engines.control.behaviour import Sampler
+from tightrein.engines.control.behaviour import Sampler, sampler_of
+from tightrein.engines.control.config import Plan
 from tightrein.engines.control.descent import Solver
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.environments import EnvSpec
+from tightrein.engines.control.networks import ActorCritic, Architecture, Inputs
 from tightrein.engines.control.normalise import Moments, RewardScale
-from tightrein.engines.control.rollout import Rollout, observe, turned
+from tightrein.engines.control.phases import Phase, phase_of
+from tightrein.engines.control.rollout import Rollout, turned
+from tightrein.engines.control.solvers import solver_of
+from tightrein.method import Method
 
 Array = Any
 
@@ -34,45 +40,64 @@ class LearnerState(eqx.Module):
     rewards: RewardScale | None
     kept: Rollout | None  # of a behaviour policy: what it has collected,
     sampler: Any  # and its optimizer's state
+    phase: Any  # of a phase of learning beside the objective
 
 
 @dataclass(frozen=True)
 class Learner:
     """How to learn, as fixed data; its functions are pure and made for one seed (map them over seeds with vmap)."""
 
-    method: Any
-    solver: Solver
-    actions: Actions
-    inputs: int
-    hidden: Sequence[int]
-    envs: int
-    iterations: int
-    gamma: float
+    method: Method
+    plan: Plan
+    spec: EnvSpec
+    architecture: Architecture
     normalise_obs: bool
     normalise_reward: bool
-    sampler: Sampler | None = None
+
+    @cached_property
+    def solver(self) -> Solver:
+        """What moves the parameters."""
+        return solver_of(self.method, self.plan)
+
+    @cached_property
+    def sampler(self) -> Sampler | None:
+        """What collects in the place of the policy; None where the policy does."""
+        return sampler_of(self.method, self.plan)
+
+    @cached_property
+    def phase(self) -> Phase | None:
+        """What else is learned after each iteration; None: nothing."""
+        return phase_of(self.method, self.plan, self.spec)
+
+    def at(self, values: Mapping[str, Any]) -> Learner:
+        """The same with these settings of the method, which may be traced: a point of a grid."""
+        return dataclasses.replace(self, method=self.method.traced(values)) if values else self
 
     def network(self, seed: int) -> ActorCritic:
         """The network that `seed` begins with."""
-        return ActorCritic(np.random.default_rng(seed), self.inputs, self.hidden, self.actions)
+        return self.architecture.build(np.random.default_rng(seed), self.spec.shape, self.spec.actions)
 
     def init(self, network: ActorCritic) -> LearnerState:
         """A fresh optimizer, method state and normalisers around `network`."""
+        sampler = self.sampler
         return LearnerState(
             network,
             self.solver.init(network),
             jax.tree.map(jnp.float32, self.method.init()),
-            Moments.of_shape((self.inputs,)) if self.normalise_obs else None,
-            RewardScale.of_envs(self.envs) if self.normalise_reward else None,
-            None if self.sampler is None else self.sampler.empty(network, self.inputs, self.envs),
-            None if self.sampler is None else self.sampler.descent.init(network.actor),
+            Moments.of_shape(self.spec.shape) if self.normalise_obs else None,
+            RewardScale.of_envs(self.plan.envs) if self.normalise_reward else None,
+            None
+            if sampler is None
+            else sampler.empty(network, jnp.zeros(self.spec.shape, self.spec.dtype), self.plan.envs),
+            None if sampler is None else sampler.descent.init(network.actor),
+            None if self.phase is None else self.phase.init(network),
         )
 
     def acting(self, state: LearnerState, key: Array) -> tuple[ActorCritic, LearnerState]:
         """The network that collects the next chunk, where a behaviour policy does."""
         assert self.sampler is not None
         assert state.kept is not None
-        inputs = observe(state.kept.observation, state.observations)
+        inputs = state.kept.inputs(state.observations)
         network, optimizer = self.sampler.derive(state.network, state.sampler, inputs, state.kept, key)
         return network, eqx.tree_at(lambda s: s.sampler, state, optimizer)
 
@@ -93,19 +118,24 @@ class Learner:
         rollout, fresh = self._given(state, rollout)
         rewards = self._scale(state, fresh)
         reward = rollout.reward if rewards is None else rewards.normalise(rollout.reward)
-        inputs = jnp.swapaxes(observe(rollout.observation, state.observations), 0, 1)
+        inputs = turned(rollout.inputs(state.observations))
         decisions = self._decisions(state, rollout, inputs, reward, jax.random.fold_in(key, 1))
-        batch = self._batch(decisions, inputs, turned(rollout.action))
-        progress = (iteration + 1) / self.iterations
+        whole = Batch(decisions, inputs, turned(rollout.action))
+        batch = self._rows(whole)
+        progress = (iteration + 1) / self.plan.iterations
         solved = self.solver.solve(state.network, state.optimizer, state.method, batch, key, progress)
         figures = self._figures(solved.network, state.method, batch, log)
+        network, phase = solved.network, state.phase
+        if self.phase is not None:
+            network, phase, more = self.phase.after(network, phase, whole, jax.random.fold_in(key, 2), iteration)
+            figures = {**figures, **more}
         moments = None
         if state.observations is not None:
             moments = state.observations.update(fresh.observation, fresh.mask)
-        finite = jnp.isfinite(solved.loss) & jnp.isfinite(ravel_pytree(solved.network)[0]).all()
+        finite = jnp.isfinite(solved.loss) & jnp.isfinite(ravel_pytree(network)[0]).all()
         figures = {**figures, **solved.stats, "loss": solved.loss, "finite": finite}
         after = LearnerState(
-            solved.network, solved.optimizer, solved.method, moments, rewards, state.kept, state.sampler
+            network, solved.optimizer, solved.method, moments, rewards, state.kept, state.sampler, phase
         )
         return after, figures
 
@@ -121,19 +151,20 @@ class Learner:
     def _scale(self, state: LearnerState, rollout: Rollout) -> RewardScale | None:
         if state.rewards is None:
             return None
-        return state.rewards.update(rollout.reward, rollout.done, rollout.mask, self.gamma)
+        assert self.method.credit is not None
+        return state.rewards.update(rollout.reward, rollout.done, rollout.mask, self.method.credit.gamma)  # type: ignore[attr-defined]
 
-    def _decisions(self, state: LearnerState, rollout: Rollout, inputs: Array, reward: Array, key: Array) -> Any:
+    def _decisions(self, state: LearnerState, rollout: Rollout, inputs: Inputs, reward: Array, key: Array) -> Any:
         """The rollout as Decisions [E, T], credited."""
         network, action = state.network, turned(rollout.action)
-        dist = network.policy(inputs)
+        dist, value, _ = network(inputs)
         logp = dist.log_prob(action)
         decisions = tr.Decisions(
             logp_old=logp,
             mask=turned(rollout.mask),
             reward=turned(reward),
-            value_old=network.value(inputs),
-            value_next=turned(network.value(observe(rollout.next_observation, state.observations))),
+            value_old=value,
+            value_next=turned(network.value(rollout.following(state.observations, network))),
             terminated=turned(rollout.terminated),
             truncated=turned(rollout.truncated),
         )
@@ -150,17 +181,21 @@ class Learner:
         decisions = decisions.replace(**{name: make() for name, make in on_request.items() if name in wanted})
         return self.method.prepare(decisions, state.method)
 
-    def _batch(self, decisions: Any, inputs: Array, action: Array) -> Batch:
-        """Each decision its own row; of a loss of several together, as many consecutive ones as minibatches allow."""
-        kept, width = decisions.replace(reward=None, value_next=None), self._width(*decisions.shape)
+    def _rows(self, whole: Batch) -> Batch:
+        """The rows that minibatches are made of.
+
+        Each decision is its own; of a loss of several together, and of a network with memory, as many consecutive ones
+        are as minibatches allow.
+        """
+        width = self._width(*whole.decisions.shape)
+        kept = whole.decisions.replace(reward=None, value_next=None)
         if width == 1:
             kept = kept.replace(terminated=None, truncated=None)
-        rows: Batch = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[2:]), Batch(kept, inputs, action))
-        return rows
+        return whole._replace(decisions=kept).cut(width)
 
     def _width(self, envs: int, steps: int) -> int:
         """Decisions in a row."""
-        if not self.method.objective.surrogate.paired:
+        if not (self.architecture.memory or self.method.objective.surrogate.paired):  # type: ignore[attr-defined]
             return 1
         whole = [w for w in range(1, steps + 1) if steps % w == 0]
         return max(w for w in whole if envs * steps // w % self.method.training.minibatches == 0)

@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from tightrein.engines.control.device import DeviceEnv
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.networks import ActorCritic, Inputs
 from tightrein.engines.control.normalise import Moments
 
 Array = Any
 
 
 class Rollout(eqx.Module):
-    """Time-major raw experience, [T, E] and [T, E, D]. Flags are floats 0 or 1.
+    """Time-major raw experience, [T, E] and [T, E, *shape]. Flags are floats 0 or 1.
 
     `next_observation` is the state really reached, before any reset. `mask` is 0 where the environment
-    ignored the action (the reset step of host environments): such a step is no decision.
+    ignored the action (the reset step of host environments): such a step is no decision. `allowed` are the actions
+    that could be taken, where the environment tells; `begins` and `memory` belong to networks with memory.
     """
 
     observation: Array
@@ -30,11 +31,25 @@ class Rollout(eqx.Module):
     truncated: Array
     next_observation: Array
     mask: Array
+    allowed: Array | None = None
+    begins: Array | None = None
+    memory: Array | None = None
 
     @property
     def done(self) -> Array:
         """1 where an episode ended, for either reason."""
         return jnp.maximum(self.terminated, self.truncated)
+
+    def inputs(self, moments: Moments | None) -> Inputs:
+        """What the networks read at each decision."""
+        return Inputs(observe(self.observation, moments), self.allowed, self.begins, self.memory)
+
+    def following(self, moments: Moments | None, network: ActorCritic) -> Inputs:
+        """What they read in the state that was reached."""
+        seen = observe(self.next_observation, moments)
+        if self.memory is None or self.begins is None:
+            return Inputs(seen)
+        return Inputs(seen, None, jnp.zeros_like(self.begins), network.advance(self.inputs(moments)))
 
 
 class Episodes(eqx.Module):
@@ -70,26 +85,30 @@ class Episodes(eqx.Module):
 
 
 class DeviceState(eqx.Module):
-    """Where the E environments of one seed stand."""
+    """Where the E environments of one seed stand; begins and memory: of networks that have one."""
 
     state: Any
     observation: Array
     episodes: Episodes
+    begins: Array | None
+    memory: Array | None
 
 
-def turned(x: Array) -> Array:
-    """Time-major [T, E, ...] to [E, T, ...]."""
-    return jnp.swapaxes(x, 0, 1)
+def turned(x: Any) -> Any:
+    """Time-major arrays [T, E, ...] to [E, T, ...]."""
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), x)
 
 
-def start(env: DeviceEnv, key: Array, envs: int) -> DeviceState:
+def start(env: DeviceEnv, network: ActorCritic, key: Array, envs: int) -> DeviceState:
     """`envs` fresh environments."""
     observation, state = jax.vmap(env.reset)(jax.random.split(key, envs))
-    return DeviceState(state, observation, Episodes.of_envs(envs))
+    memory = network.nothing(envs)
+    begins = None if memory is None else jnp.ones(envs)
+    return DeviceState(state, observation, Episodes.of_envs(envs), begins, memory)
 
 
 def observe(observation: Array, moments: Moments | None) -> Array:
-    """What the networks see of a raw observation [..., D]."""
+    """What the networks see of a raw observation [..., *shape]."""
     return observation if moments is None else moments.normalise(observation)
 
 
@@ -109,18 +128,26 @@ def collect(
 
     def step(now: DeviceState, given: tuple[Any, ...]) -> tuple[DeviceState, Rollout]:
         draw, keys, (fresh_observation, fresh_state) = given
-        action = network.actions.sample(network.policy(observe(now.observation, moments)), draw)
+        allowed = env.allowed(now.state)
+        seen = Inputs(observe(now.observation, moments), allowed, now.begins, now.memory)
+        dist, memory = network.act(seen)
+        action = network.actions.sample(dist, draw)
         reached, state, reward, terminated, truncated = jax.vmap(env.step)(
             keys, now.state, network.actions.bounded(action)
         )
         done = jnp.logical_or(terminated, truncated)
+        over = done.astype(jnp.float32)
         following = DeviceState(
             jax.tree.map(partial(_where, done), fresh_state, state),
             _where(done, fresh_observation, reached),
-            now.episodes.step(reward, done.astype(jnp.float32)),
+            now.episodes.step(reward, over),
+            None if memory is None else over,
+            memory,
         )
         flags = terminated.astype(jnp.float32), truncated.astype(jnp.float32)
-        return following, Rollout(now.observation, action, reward, *flags, reached, jnp.ones_like(reward))
+        return following, Rollout(
+            now.observation, action, reward, *flags, reached, jnp.ones_like(reward), allowed, now.begins, now.memory
+        )
 
     return jax.lax.scan(step, begin, (noise, step_keys, fresh))
 

@@ -137,21 +137,21 @@ class ThenCritic:
         """See Solver."""
         policy_key, critic_key = jax.random.split(key)
         solved = self.policy.solve(network, optimizer[0], state, batch, policy_key, progress)
-        values, fitted, losses = self._fit(solved.network.value_network, optimizer[1], batch, critic_key)
+        fitted_network, fitted, losses = self._fit(solved.network, optimizer[1], batch, critic_key)
         return solved._replace(
-            network=solved.network.with_critic(values),
+            network=fitted_network,
             optimizer=(solved.optimizer, fitted),
             stats={**solved.stats, "value_loss": losses[-1].mean()},
         )
 
-    def _fit(self, values: Any, optimizer: Any, batch: Batch, key: Array) -> tuple[Any, Any, Array]:
-        """The new value network, its optimizer state, and the losses [epochs, minibatches]."""
+    def _fit(self, network: ActorCritic, optimizer: Any, batch: Batch, key: Array) -> tuple[ActorCritic, Any, Array]:
+        """The network with its new critic, the critic's optimizer state, and the losses [epochs, minibatches]."""
         loss = self.critic.loss
-        parameters, unpack = self.descent.pack(values)
+        parameters, unpack = self.descent.pack(network.value_network)
 
         def step(carry: Any, rows: Batch) -> tuple[Any, Array]:
             def objective(p: Any) -> tuple[Array, None]:
-                d = rows.decisions.replace(value=unpack(p)(rows.inputs)[..., 0])
+                d = evaluate(network.with_critic(unpack(p)), rows)
                 return loss.coef * masked_mean(loss(d), loss.weights(d)), None
 
             parameters, optimizer, value, _ = self.descent.step(objective, *carry)
@@ -162,4 +162,4 @@ class ThenCritic:
 
         shuffled = orders(key, self.critic.epochs, batch.rows)
         (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)
-        return unpack(parameters), optimizer, losses
+        return network.with_critic(unpack(parameters)), optimizer, losses

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
+import tightrein as tr
 from tightrein.engines.control import environments
 from tightrein.engines.control.behaviour import sampler_of
 from tightrein.engines.control.compose import compose, with_actions
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.device import DeviceEnv
+from tightrein.engines.control.device_trainer import DeviceTrainer
 from tightrein.engines.control.environments import EnvSpec
+from tightrein.engines.control.host_trainer import HostTrainer
 from tightrein.engines.control.learner import Learner
+from tightrein.engines.control.networks import Architecture
 from tightrein.engines.control.snapshot import from_arrays, to_arrays
-from tightrein.engines.control.solvers import solver_of
-from tightrein.engines.control.trainers import DeviceTrainer, Figures, HostTrainer, Trainer
+from tightrein.engines.control.trainer import Figures, Rows, Trainer
 from tightrein.errors import TightreinError
 from tightrein.runs import Interrupt, Run
 
@@ -71,15 +74,32 @@ def normalisation(config: ControlConfig, method: Any, spec: EnvSpec) -> tuple[bo
 
 def trainer_of(config: ControlConfig, method: Any, spec: EnvSpec, plan: Plan) -> Trainer:
     """The trainer for where the environment runs."""
-    learner = Learner(
-        method, solver_of(method, plan), spec.actions, spec.inputs, config.hidden, plan.envs, plan.iterations,
-        method.credit.gamma, *normalisation(config, method, spec), sampler_of(method, plan),
-    )  # fmt: skip
-    seeds = range(config.seed, config.seed + config.seeds)
+    architecture = architecture_of(config, method, spec)
+    learner = Learner(method, plan, spec, architecture, *normalisation(config, method, spec))
+    rows = Rows(range(config.seed, config.seed + config.seeds))
     if spec.on_device:
         env = DeviceEnv(*environments.make_gymnax(spec.name))
-        return DeviceTrainer(learner, env, seeds, plan.rollout, config.eval_episodes)
-    return HostTrainer(learner, spec, seeds, plan.rollout, config.eval_episodes)
+        return DeviceTrainer(learner, env, rows, config.eval_episodes)
+    return HostTrainer(learner, spec, rows, config.eval_episodes)
+
+
+def architecture_of(config: ControlConfig, method: Any, spec: EnvSpec) -> Architecture:
+    """The network: as told, else by one rule, images through a torso for images and vectors through none.
+
+    Raises:
+        TightreinError: no such network, or one that shares what the method moves apart.
+    """
+    automatic = "nature" if spec.pixels else "mlp"
+    architecture = Architecture.of(
+        automatic if config.network == "auto" else config.network, config.hidden, config.memory, method.heads
+    )
+    apart = method.critic is not None or isinstance(method.step, tr.parts.NaturalGradient)
+    if architecture.shares and (apart or method.behaviour is not None):
+        raise TightreinError(
+            f"{method.key} moves the policy apart from the value network, and here they would share layers",
+            "use --network mlp --memory 0, or another method",
+        )
+    return architecture
 
 
 class _Training:

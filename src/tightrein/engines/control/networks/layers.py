@@ -1,4 +1,4 @@
-"""Actor-critic networks: separate tanh MLPs for policy and value, orthogonally initialised."""
+"""Layers: dense with orthogonal initialisation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from tightrein.engines.control.actions import Actions
 
 Array = Any
 
@@ -37,49 +35,14 @@ class MLP(eqx.Module):
         return x @ self.weights[-1] + self.biases[-1]
 
 
-class ActorCritic(eqx.Module):
-    """A policy and a value function with nothing shared.
+class Features(eqx.Module):
+    """An MLP whose last layer too is followed by tanh: features for the layers after it."""
 
-    Args:
-        rng: source of the initial weights.
-        inputs: length of an observation vector.
-        hidden: widths of the hidden layers, of both networks.
-        actions: the action space.
-    """
+    layers: MLP
 
-    policy_network: MLP
-    value_network: MLP
-    log_std: Array | None
-    actions: Actions = eqx.field(static=True)
-
-    def __init__(self, rng: np.random.Generator, inputs: int, hidden: Sequence[int], actions: Actions) -> None:
-        self.policy_network = MLP(rng, [inputs, *hidden, actions.outputs], 0.01)
-        self.value_network = MLP(rng, [inputs, *hidden, 1], 1.0)
-        self.log_std = jnp.zeros(actions.outputs) if actions.has_scale else None
-        self.actions = actions
-
-    def policy(self, observation: Array) -> Any:
-        """Action distribution for observations [..., inputs]."""
-        return self.actions.distribution(self.policy_network(observation), self.log_std)
-
-    def value(self, observation: Array) -> Array:
-        """V(s) [...] for observations [..., inputs]."""
-        return self.value_network(observation)[..., 0]
-
-    @property
-    def actor(self) -> tuple[MLP, Array | None]:
-        """What the policy depends on."""
-        return self.policy_network, self.log_std
-
-    def with_actor(self, actor: tuple[MLP, Array | None]) -> ActorCritic:
-        """The same critic with another policy."""
-        changed: ActorCritic = eqx.tree_at(lambda n: n.actor, self, actor, is_leaf=lambda x: x is None)
-        return changed
-
-    def with_critic(self, value_network: MLP) -> ActorCritic:
-        """The same policy with another critic."""
-        changed: ActorCritic = eqx.tree_at(lambda n: n.value_network, self, value_network)
-        return changed
+    def __call__(self, x: Array) -> Array:
+        """[..., inputs] -> [..., features]."""
+        return jnp.tanh(self.layers(x))
 
 
 def out_axes(network: Any) -> tuple[int | None, ...]:

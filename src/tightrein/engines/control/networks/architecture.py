@@ -1,0 +1,92 @@
+"""Which network is built for an environment."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tightrein.engines.control.actions import Actions
+from tightrein.engines.control.networks.actor_critic import ActorCritic
+from tightrein.engines.control.networks.layers import MLP, Features
+from tightrein.engines.control.networks.memory import GRU
+from tightrein.errors import unknown
+
+Array = Any
+Torso = Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, int]]  # rng, shape -> (torso, its features)
+
+TORSOS: dict[str, Torso] = {}
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One output, the value itself."""
+
+    outputs: int = 1
+
+    def __call__(self, outputs: Array) -> tuple[Array, dict[str, Array]]:
+        """See Reading."""
+        return outputs[..., 0], {}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Layers between observation and outputs. torso: a name in TORSOS; "mlp" has none of its own.
+
+    Without torso and memory, policy and value are MLPs of the widths `hidden`, each with its own parameters. A torso
+    for images, and memory of the size `memory` (0: none), are shared; with memory `hidden` are the layers before it,
+    after a torso for images it counts only there.
+    """
+
+    torso: str = "mlp"
+    hidden: tuple[int, ...] = (64, 64)
+    memory: int = 0
+    heads: Any = None
+
+    @classmethod
+    def of(cls, torso: str, hidden: tuple[int, ...], memory: int, heads: Any) -> Architecture:
+        """The same, checked.
+
+        Raises:
+            TightreinError: there is no such torso.
+        """
+        if torso not in ("mlp", *TORSOS):
+            raise unknown("network", torso, ("mlp", *TORSOS))
+        return cls(torso, hidden, memory, heads)
+
+    @property
+    def shares(self) -> bool:
+        """Whether policy and value have layers in common."""
+        return self.torso in TORSOS or self.memory > 0
+
+    def build(self, rng: np.random.Generator, shape: tuple[int, ...], actions: Actions) -> ActorCritic:
+        """The network for observations of `shape`; orthogonal weights, gain 0.01 on the policy's last layer."""
+        torso, core, features = None, None, math.prod(shape)
+        layers = self.hidden
+        if self.torso in TORSOS:
+            torso, features = TORSOS[self.torso](rng, shape)
+            layers = ()
+        elif self.memory:
+            torso, features = Features(MLP(rng, [features, *self.hidden], math.sqrt(2.0))), self.hidden[-1]
+            layers = ()
+        if self.memory:
+            core, features = GRU(rng, features, self.memory), self.memory
+        return heads(self.heads, rng, [features, *layers], actions)(torso, core, len(shape))
+
+
+@functools.singledispatch
+def heads(
+    kind: object, rng: np.random.Generator, sizes: list[int], actions: Actions
+) -> Callable[[Any, GRU | None, int], ActorCritic]:
+    """What stands on the features: (torso, memory, axes of an observation) -> the network.
+
+    sizes: features and hidden layers. A method's `heads` decide; without any they are MLPs, the value a number.
+    """
+    policy, value = MLP(rng, [*sizes, actions.outputs], 0.01), MLP(rng, [*sizes, 1], 1.0)
+    log_std = jnp.zeros(actions.outputs) if actions.has_scale else None
+    return lambda torso, core, axes: ActorCritic(policy, value, log_std, torso, core, axes, actions, Scalar())

@@ -1,0 +1,75 @@
+"""What a trainer is: all rows of a run, each a seed at a point of the grid, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from tightrein.engines.control.learner import Learner
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What trains side by side: of each row its seed, and its value of each setting that differs between them."""
+
+    seeds: Sequence[int]
+    values: dict[str, Array] = field(default_factory=dict)  # path of a setting -> [S]
+
+    @property
+    def keys(self) -> Keys:
+        """The random streams of all rows."""
+        keys: Keys = jax.vmap(Keys.of)(jnp.asarray(self.seeds))
+        return keys
+
+    def networks(self, learner: Learner) -> Any:
+        """The rows' initial networks, stacked along a leading axis [S]."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(learner.network(seed) for seed in self.seeds))
+
+
+class Keys(NamedTuple):
+    """The independent random streams of a seed; iterations and evaluations fold their number into them."""
+
+    train: Array
+    envs: Array
+    evaluation: Array
+
+    @classmethod
+    def of(cls, seed: Array) -> Keys:
+        """The streams of one seed."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+
+class Figures(NamedTuple):
+    """What some iterations gave, one entry a row [S]: finished training episodes, and the last iteration's stats."""
+
+    return_sum: Array
+    length_sum: Array
+    count: Array
+    broken: Array  # the first iteration with a non-finite loss or parameter, -1 where all is well
+    stats: dict[str, Array]
+
+
+class Trainer(Protocol):
+    """All rows of a run."""
+
+    state: Any
+
+    def run(self, first: int, count: int) -> Figures:
+        """Iterations first ... first + count - 1."""
+
+    def evaluate(self, iteration: int) -> Array:
+        """Mean evaluation return of each row [S] after `iteration` iterations."""
+
+    def cut(self, iteration: int) -> None:
+        """Brings what a checkpoint cannot hold into a state that follows from `iteration` alone."""
+
+
+def first_broken(broken: Array, stats: dict[str, Array], iteration: Array) -> Array:
+    """The first iteration whose `finite` was 0, per row; -1 while there is none."""
+    return jnp.where((broken < 0) & (stats["finite"] == 0), iteration, broken)
