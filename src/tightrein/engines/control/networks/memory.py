@@ -32,7 +32,7 @@ class GRU(eqx.Module):
     @property
     def size(self) -> int:
         """H."""
-        return int(self.within.shape[0])
+        return int(self.within.shape[-2])  # the last but one: networks may be stacked over rows
 
     def __call__(self, features: Array, begins: Array, memory: Array) -> Array:
         """Memory [..., H] after `features` [..., F]; where `begins` [...] is 1 nothing is remembered from before."""
