@@ -8,8 +8,8 @@ SPO(epsilon=0.1, ratio=TokenRatio())
 from . import decisions, parts
 from .catalogue import method, methods, register
 from .decisions import Decisions, Loss
-from .distributions import Categorical, DiagonalGaussian
-from .engines import train
+from .distributions import Categorical, DiagonalGaussian, MultiCategorical, SquashedGaussian
+from .engines import load_policy, train
 from .errors import TightreinError
 from .method import Method, Source, Training
 
@@ -21,10 +21,13 @@ __all__ = [
     "DiagonalGaussian",
     "Loss",
     "Method",
+    "MultiCategorical",
     "Source",
+    "SquashedGaussian",
     "TightreinError",
     "Training",
     "decisions",
+    "load_policy",
     "method",
     "methods",
     "parts",

@@ -27,6 +27,11 @@ FIELDS: dict[str, tuple[str, str]] = {
     "advantage": ("[B, T] or [B, 1]", "credit of each decision"),
     "reward": ("[B, T] or [B]", "reward per decision, or one per trajectory"),
     "value": ("[B, T]", "value estimate of the network being trained; carries the gradient"),
+    "value_logits": (
+        "[B, T, K]",
+        "logits of the K bins of a value estimate that is a distribution over bins; carry the gradient",
+    ),
+    "feature_norm": ("[B, T]", "norm of what the value estimate's last layer reads, where the network bounds it"),
     "value_old": ("[B, T]", "value estimate made when the decision was taken"),
     "value_next": ("[B, T]", "old value of the state that the decision led to, before any reset"),
     "bootstrap": ("[B]", "old value of the state behind the last decision"),
@@ -73,9 +78,18 @@ FIELDS: dict[str, tuple[str, str]] = {
         "1 where a decision belongs to the k-th part of its answer, else 0; a selection makes it (EntropySegments)",
     ),
     "emphasis": ("[B]", "how much each answer weighs in a term of its own; a reward part makes it (DistinctAnswers)"),
+    "q": ("[B, T, K]", "K estimates of the value of the action that was taken; carry the gradient"),
+    "q_policy": (
+        "[B, T, K]",
+        "the same of an action that the policy being trained draws, to which `logp` belongs; carry its gradient",
+    ),
+    "parameters": (
+        "[B, T, K]",
+        "what makes up the policy's distribution, half of it means, half log deviations; carries the gradient",
+    ),
     "dist": (
         "[B, T, ...]",
-        "the whole distribution of the policy being trained (Categorical, DiagonalGaussian)",
+        "the whole distribution of the policy being trained (Categorical, DiagonalGaussian, MultiCategorical)",
     ),
     "dist_old": ("[B, T, ...]", "the whole distribution of the old policy"),
     "alternative": ("[B, T, K]", "integer identity of each of the K alternatives in `dist` and `dist_old`"),
@@ -105,6 +119,8 @@ class Decisions:
     advantage: Array = None
     reward: Array = None
     value: Array = None
+    value_logits: Array = None
+    feature_norm: Array = None
     value_old: Array = None
     value_next: Array = None
     bootstrap: Array = None
@@ -133,6 +149,9 @@ class Decisions:
     uncertainty: Array = None
     segment: Array = None
     emphasis: Array = None
+    q: Array = None
+    q_policy: Array = None
+    parameters: Array = None
     dist: Distribution | None = None
     dist_old: Distribution | None = None
     alternative: Array = None
@@ -183,10 +202,13 @@ class Decisions:
 
     def policies(self) -> tuple[Distribution, Distribution]:
         """(`dist`, `dist_old`) with parameters 0 where the mask is 0, so that what stands there reaches no gradient."""
-        mask = self.weights()[..., None]
+        mask = self.weights()
+
+        def spread(x: Array) -> Array:
+            return namespace(mask).reshape(mask, (*mask.shape, *(1 for _ in x.shape[2:])))
 
         def kept(dist: Any) -> Distribution:
-            return type(dist)(**{name: zero_where_masked(x, mask) for name, x in vars(dist).items()})  # type: ignore[no-any-return]
+            return type(dist)(**{name: zero_where_masked(x, spread(x)) for name, x in vars(dist).items()})  # type: ignore[no-any-return]
 
         return kept(self.dist), kept(self.dist_old)
 

@@ -15,6 +15,7 @@ from .decisions import Decisions, Loss, require
 from .errors import TightreinError, unknown
 from .heads import Heads
 from .objective.base import Objective, detached
+from .replay import Replay
 from .reward import RewardPart
 from .selection import Selection
 from .selection.curriculum import Curriculum
@@ -83,12 +84,13 @@ class Method(Part):
     behaviour: Behaviour | None = None
     heads: Heads | None = None
     auxiliary: Auxiliary | None = None
+    replay: Replay | None = None
     training: Training = Training()
     reward: tuple[RewardPart, ...] = ()
     selection: tuple[Selection, ...] = ()
     curriculum: Curriculum | None = None
     anchor: Anchor = Frozen()
-    experience: Literal["rollouts", "demonstrations", "pairs", "mixed"] = "rollouts"
+    experience: Literal["rollouts", "replay", "demonstrations", "pairs", "mixed"] = "rollouts"
     variants: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     relations: tuple[Any, ...] = ()
 
@@ -162,6 +164,11 @@ class Method(Part):
         return {
             path: parts[path].update(kept[path], decisions, progress) if path in moves else kept[path] for path in kept
         }
+
+    def worth(self, value: Array, state: Mapping[str, Any] | None = None) -> Array:
+        """What an output of the value network says in the units of the rewards, as `prepare` reads values."""
+        kept = self._state(state).get("objective.value")
+        return value if kept is None else self.objective.value.raw(value, kept)  # type: ignore[attr-defined, no-any-return]
 
     def prepare(self, decisions: Decisions, state: Mapping[str, Any] | None = None) -> Decisions:
         """Rewards -> advantages: apply the reward, credit and selection parts, in that order.

@@ -2,6 +2,7 @@
 
 from .anchor.controller import AdamDual, AdaptiveKL, Constant, DualAscent, MirrorStep
 from .anchor.reference import Frozen, Moving
+from .auxiliary import AchievementDistillation, AchievementMemory, Auxiliary, QuantileCritic, QuantileDistillation
 from .behaviour import PROPS, Behaviour
 from .credit import (
     GAE,
@@ -22,6 +23,7 @@ from .credit import (
     TokenNormalised,
     TurnGAE,
 )
+from .heads import HyperbolicHeads
 from .objective.aggregate import (
     Aggregation,
     SeqMeanTokenMean,
@@ -119,9 +121,11 @@ from .objective.ratio import (
     TurnMeanRatio,
     TurnProductRatio,
 )
+from .objective.replay import MirrorActor, ReplayObjective, SoftCritics
 from .objective.segments import EntropyWidths, RelativeEntropyWidths, SegmentMean, SegmentRatio
 from .objective.term import PositiveImitation, Term
-from .objective.value import TurnValueLoss, ValueLoss
+from .objective.value import Bins, CategoricalValueLoss, NormalisedValueLoss, TurnValueLoss, ValueLoss
+from .replay import Replay
 from .reward import (
     DistinctAnswers,
     EnsembleReward,
@@ -164,6 +168,7 @@ from .step import (
     Critic,
     ExactPolar,
     FixUp,
+    GaussNewton,
     Layerwise,
     LInf,
     Muon,
@@ -171,6 +176,7 @@ from .step import (
     NewtonSchulz,
     NTRMomentum,
     OperatorScale,
+    PlainNaturalGradient,
     RMSprop,
     RMSScale,
     Spectral,
@@ -195,6 +201,8 @@ __all__ = [
     "TROLL",
     "Absolute",
     "AccuracyGate",
+    "AchievementDistillation",
+    "AchievementMemory",
     "Adam",
     "AdamDual",
     "AdamStep",
@@ -203,6 +211,7 @@ __all__ = [
     "Aggregation",
     "AnswerOldKL",
     "AuxAdam",
+    "Auxiliary",
     "BalancedBounds",
     "BalancedSigns",
     "Behaviour",
@@ -211,7 +220,9 @@ __all__ = [
     "BetaTracker",
     "BinaryKL",
     "BinaryTV",
+    "Bins",
     "Bounds",
+    "CategoricalValueLoss",
     "Clip",
     "ConflictAware",
     "Constant",
@@ -246,6 +257,7 @@ __all__ = [
     "FixUp",
     "Frozen",
     "GammaWeight",
+    "GaussNewton",
     "GeometricClip",
     "GradientStep",
     "GroupCentred",
@@ -254,6 +266,7 @@ __all__ = [
     "HingeKL",
     "HybridClip",
     "HybridObjective",
+    "HyperbolicHeads",
     "Importance",
     "InformativeScaled",
     "InformativeTokens",
@@ -272,6 +285,7 @@ __all__ = [
     "MaximumVariance",
     "MeanRatio",
     "MeanScore",
+    "MirrorActor",
     "MirrorStep",
     "MirrorWeight",
     "Mixed",
@@ -281,6 +295,7 @@ __all__ = [
     "NTRMomentum",
     "NaturalGradient",
     "NewtonSchulz",
+    "NormalisedValueLoss",
     "OffPolicyMask",
     "OneSided",
     "OperatorScale",
@@ -291,6 +306,7 @@ __all__ = [
     "PairSum",
     "Part",
     "Perception",
+    "PlainNaturalGradient",
     "PolicyGradient",
     "PolicyObjective",
     "Pool",
@@ -299,6 +315,8 @@ __all__ = [
     "ProbabilityBounds",
     "ProximalRatio",
     "ProximalWeight",
+    "QuantileCritic",
+    "QuantileDistillation",
     "RMSScale",
     "RMSprop",
     "Ramp",
@@ -310,6 +328,8 @@ __all__ = [
     "RegularisedScore",
     "RejectMismatch",
     "RelativeEntropyWidths",
+    "Replay",
+    "ReplayObjective",
     "ReturnToGo",
     "Ring",
     "SampledNewKL",
@@ -330,6 +350,7 @@ __all__ = [
     "SequenceTokenRatio",
     "SetCredit",
     "SmoothStandardised",
+    "SoftCritics",
     "SoftOverlong",
     "Spectral",
     "Squared",

@@ -34,6 +34,11 @@ _HOLDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
 }
 
 
+def switched_on(coefficient: Any) -> bool:
+    """Whether something with this coefficient is there: not for a plain 0; a traced one may be anything, and counts."""
+    return not (isinstance(coefficient, (int, float)) and coefficient == 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """Base of everything a method is made of.

@@ -22,7 +22,7 @@ def config(**changes: Any) -> ControlConfig:
 def trainer(given: ControlConfig, method: Any = None) -> Any:
     """The trainer that `train` would use."""
     composed, _ = compose(given)
-    spec = environments.find(given.env, given.backend)
+    spec = environments.find(given.env, given.backend, given.squash)
     method = method or with_actions(composed, spec.actions)
     return trainer_of(given, method, spec, Plan.of(given, method.training))
 

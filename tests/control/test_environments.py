@@ -14,7 +14,7 @@ from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.host import HostEnvs, env_seed
 from tightrein.engines.control.learner import Learner
 from tightrein.engines.control.networks import Inputs
-from tightrein.engines.control.rollout import collect, start, turned
+from tightrein.engines.control.rollout import collect, start
 from tightrein.errors import TightreinError
 
 HOSTS = ("envpool", "gymnasium")
@@ -34,7 +34,7 @@ def test_unknown_environment_names_the_nearest() -> None:
     with pytest.raises(TightreinError, match="unknown backend 'gym'"):
         environments.find("CartPole-v1", "gym")
     with pytest.raises(TightreinError, match="not supported"):
-        environments.find("FrozenLake-v1", "gymnasium")
+        environments.find("Blackjack-v1", "gymnasium")
 
 
 def small_device(limit: int, steps: int, envs: int = 3):
@@ -129,8 +129,7 @@ def test_gae_sees_the_value_of_the_state_reached_and_cuts_at_ends() -> None:
     learner: Learner = made._learner
     state = learner.init(learner.network(0))
     _, rollout = small_device(limit=5, steps=12)
-    inputs = turned(rollout.inputs(None))
-    d = learner._decisions(state, rollout, inputs, rollout.reward, jax.random.key(2))
+    d = learner.decisions(state, rollout, *learner.inputs(state, rollout), rollout.reward, jax.random.key(2))
     gamma, lam = learner.method.credit.gamma, learner.method.credit.lam
     value, after = (np.asarray(state.network.value(Inputs(x))) for x in (rollout.observation, rollout.next_observation))
     expected, running = np.zeros_like(value), np.zeros(3)

@@ -55,7 +55,7 @@ def test_a2c_is_ppo_with_one_epoch_and_one_minibatch() -> None:
     assert np.abs(parameters(first, 0) - start).max() > 1e-3
 
 
-REFUSED = {key for key in tr.methods() if tr.method(key).experience != "rollouts"} | {
+REFUSED = {key for key in tr.methods() if tr.method(key).experience not in ("rollouts", "replay")} | {
     "rebel", "gvpo", "copg", "disco", "adpo_anchored",  # sets and pairs of whole answers
     "turn_ppo",  # turns
     "etr",  # groups
@@ -68,9 +68,12 @@ def test_every_method_can_be_composed_and_traced_or_is_refused(method: str) -> N
         with pytest.raises(TightreinError, match=f"{method} (needs|compares)"):
             compose(config(method=method))
         return
-    made = trainer(config(method=method, minibatches=1, hidden=(8, 8)))
+    keeps = tr.method(method).replay is not None
+    env = "Pendulum-v1" if keeps else "CartPole-v1"
+    made = trainer(config(method=method, env=env, minibatches=1, hidden=(8, 8)))
     _, figures = jax.eval_shape(made._iterations, made.state, made._keys, made._values, 0, 1)
-    assert {"kl_k3", "clip_fraction", "entropy", "policy_loss", "value_loss"} <= figures.stats.keys()
+    told = {"kl_previous", "q_loss"} if keeps else {"kl_k3", "clip_fraction"}
+    assert told | {"entropy", "policy_loss", "value_loss"} <= figures.stats.keys()
 
 
 def test_a_method_of_language_models_trains(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_saved_embedded_model_is_a_model_folder(tmp_path):
 
 
 METHODS = [tr.method(key) for key in tr.methods()]
-TRAINABLE = [m.key for m in METHODS if isinstance(m.step, Optimizer) and m.behaviour is None]
+TRAINABLE = [m.key for m in METHODS if isinstance(m.step, Optimizer) and m.behaviour is None and m.replay is None]
 
 
 @pytest.mark.parametrize("key", sorted(TRAINABLE))

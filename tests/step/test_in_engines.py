@@ -37,7 +37,7 @@ def trainer(method: str, settings: tuple[str, ...]):
         eval_episodes=2, set=settings,
     )  # fmt: skip
     composed, _ = compose(given)
-    spec = environments.find(given.env, given.backend)
+    spec = environments.find(given.env, given.backend, given.squash)
     return trainer_of(given, composed, spec, Plan.of(given, composed.training))
 
 

@@ -12,6 +12,7 @@ from .elementwise import (
     atmost,
     choose,
     clip,
+    erf,
     log_sigmoid,
     masked_extreme,
     masked_mean,
@@ -37,6 +38,7 @@ from .library import (
     like,
     namespace,
 )
+from .loops import repeated
 from .ordered import at_rank, columns, group_sum, largest, linear_recurrence, log_softmax, scatter_sum
 from .tree import pytree
 
@@ -56,6 +58,7 @@ __all__ = [
     "constants_held",
     "convert",
     "double_precision",
+    "erf",
     "finite",
     "group_sum",
     "holds",
@@ -73,6 +76,7 @@ __all__ = [
     "masked_mean",
     "namespace",
     "pytree",
+    "repeated",
     "scatter_sum",
     "sigmoid",
     "sign",

@@ -7,16 +7,19 @@ from typing import Any
 from ..errors import TightreinError, unknown
 from ..method import Method
 from . import (
+    auxiliary,
     classic,
     clipping,
     control,
     credit,
     drift,
     entropy,
+    hyperbolic,
     imitation,
     language,
     options,
     preference,
+    replay,
     score,
     signals,
     solvers,
@@ -39,6 +42,9 @@ _FAMILIES = (
     preference,
     imitation,
     solvers,
+    hyperbolic,
+    replay,
+    auxiliary,
     steps,
 )
 _ALL: dict[str, Method] = {m.key: m for family in _FAMILIES for m in family.METHODS}

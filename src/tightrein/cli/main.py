@@ -84,6 +84,50 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Play:
+    """Play episodes of a trained control policy: recorded to a video, or shown in a window."""
+
+    folder: Path
+    """A run folder, finished or not, or a checkpoint inside one."""
+    out: Path | None = None
+    """The video, .mp4 or .gif (play.mp4 in the run folder; with --show none)."""
+    episodes: int = 1
+    """How many, one after another."""
+    seed: int | None = None
+    """Which of the run's seeds (the one with the best return at the last evaluation)."""
+    env_seed: int = 0
+    """Seed of the environment in the first episode; the others follow it."""
+    sample: bool = False
+    """Draw actions from the policy, in place of the most probable one."""
+    show: bool = False
+    """Open a window (closing it, or Escape, ends the play)."""
+
+    def run(self) -> None:
+        """Play them."""
+        from tightrein.cli.play import play
+
+        play(self.folder, self.out, self.episodes, self.seed, self.env_seed, self.sample, self.show)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained control policy as an ONNX file, normalisation inside, checked by running it."""
+
+    folder: Path
+    """A run folder, finished or not, or a checkpoint inside one."""
+    out: Path | None = None
+    """The file (policy.onnx in the run folder)."""
+    seed: int | None = None
+    """Which of the run's seeds (the one with the best return at the last evaluation)."""
+
+    def run(self) -> None:
+        """Write it."""
+        from tightrein.cli.export import export
+
+        export(self.folder, self.out, self.seed)
+
+
+@dataclass(frozen=True)
 class Control:
     """Train a policy on a control task."""
 
@@ -134,7 +178,8 @@ def _parse(given: list[str]) -> Any:
 
     train = make_dataclass("Train", [("engine", choice({"control": Control, "language": Language}))])
     train.__doc__ = "Train a policy: `tightrein train control --help`, `tightrein train language --help`."
-    commands = {"train": train, "methods": Methods, "show": Show, "verify": Verify, "report": Report}
+    commands = {"train": train, "methods": Methods, "show": Show, "verify": Verify, "report": Report, "play": Play,
+                "export": Export}  # fmt: skip
     return tyro.cli(
         choice(commands),
         prog="tightrein",

@@ -22,6 +22,8 @@ class ValueCredit(Credit):
     the row, has its value in `value_next` [B, T] or, for the end of the row, in `bootstrap` [B].
     `returns` = advantage + value_old is the value's target; `value_lam` gives it a lambda of its own (decoupled GAE,
     arXiv 2503.01491). `standardise` then scales the advantages of the whole batch to mean 0 and deviation 1.
+    `truncation_terminates`: nothing is taken to follow a truncation either, as in code that knows only `done`
+    (CleanRL's ppo.py); the end of a rollout still is no end.
     """
 
     needs = frozenset({"reward", "value_old"})
@@ -30,6 +32,7 @@ class ValueCredit(Credit):
     _: KW_ONLY
     value_lam: float | None = setting(None, at_least=0, at_most=1)
     standardise: bool = False
+    truncation_terminates: bool = False
 
     def policy_lam(self, mask: Array) -> Array | float:
         """The lambda of the advantage: one number, or one for each trajectory, [B, 1]."""
@@ -45,8 +48,10 @@ class ValueCredit(Credit):
         """Advantage and the value's target, [B, T] each, before anything is standardised."""
         mask = d.weights()
         value = zero_where_masked(stop_gradient(at_least_float32(d.value_old)), mask)
-        terminated = _flag(d.terminated, mask)
-        goes_on = (1 - terminated) * (1 - _flag(d.truncated, mask))
+        terminated, truncated = _flag(d.terminated, mask), _flag(d.truncated, mask)
+        goes_on = (1 - terminated) * (1 - truncated)
+        if self.truncation_terminates:
+            terminated, d = 1 - goes_on, d.replace(truncated=None)  # no value behind a cut is asked for
         delta = d.reward_per_decision() + self.gamma * (1 - terminated) * _next_value(d, value, mask) - value
 
         def traced(lam: Array | float) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from ..errors import require, unknown
@@ -40,6 +41,17 @@ def train(engine: str, **settings: Any) -> dict[str, Any]:
             raise unknown(f"setting of the {engine} engine", name, known)
     given = {name: value for name, value in settings.items() if name in objects and not _is_text(value)}
     return run(config(**{name: value for name, value in settings.items() if name not in given}), **given)
+
+
+def load_policy(folder: str | Path, seed: int | None = None) -> Any:
+    """The trained policy of a control run, finished or not: `load_policy("runs/...").predict(observation)`.
+
+    folder: a run, or a checkpoint inside one. seed: which of the run's seeds; None: the one with the best return at the
+    last evaluation. Returns an `engines.control.restore.Policy`.
+
+    Raises TightreinError where there is none, and when the packages it needs are not installed.
+    """
+    return require("tightrein.engines.control.restore", "control").load_policy(folder, seed)
 
 
 def _is_text(value: Any) -> bool:

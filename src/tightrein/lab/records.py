@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,31 @@ def read_record(folder: Path) -> Record:
     config = read_config(folder)
     environment = _read_json(folder / "environment.json")
     return Record(folder, config, environment, metrics.read(folder / "metrics.jsonl"), is_finished(folder))
+
+
+def read_records(folders: Iterable[Path]) -> list[Record]:
+    """The runs in `folders`; one that trained a grid of settings is as many runs as the grid has points.
+
+    Raises:
+        TightreinError: there is no run, or it cannot be read.
+    """
+    return [point for folder in folders for point in _points(read_record(folder))]
+
+
+def _points(record: Record) -> list[Record]:
+    """The record of each point of the run's grid, with the point's settings; without a grid the record itself."""
+    grid = record.config.get("grid")
+    if not isinstance(grid, dict) or not grid:
+        return [record]
+    config = {key: value for key, value in record.config.items() if key != "grid"}
+    by_point: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in record.lines:
+        by_point[json.dumps(line.get("point"))].append(line)
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [
+        replace(record, config={**config, "settings": {**config["settings"], **point}}, lines=lines)
+        for point, lines in zip(points, by_point.values(), strict=False)  # lines come in the order of the points
+    ]
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tightrein.errors import TightreinError, require
 from tightrein.lab import figures
-from tightrein.lab.records import Group, Panel, Record, differences, find_runs, panels, read_record
+from tightrein.lab.records import Group, Panel, Record, differences, find_runs, panels, read_records
 from tightrein.runs.files import cause_and_remedy
 
 KINDS = ("svg", "png", "pdf")
@@ -28,7 +28,7 @@ def write_report(run_folders: Sequence[Path], out: Path) -> None:
         TightreinError: a folder is or holds no run; matplotlib or jinja2 is not installed; `out` is not writable.
     """
     jinja2 = require("jinja2", "lab")
-    records = [read_record(folder) for folder in find_runs(map(Path, run_folders))]
+    records = read_records(find_runs(map(Path, run_folders)))
     loader = jinja2.PackageLoader("tightrein.lab")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(**_content(records))
@@ -45,7 +45,7 @@ def figure(run_folders: Sequence[Path], out: Path) -> None:
     kind = out.suffix.lstrip(".").lower()
     if kind not in KINDS:
         raise TightreinError(f"{out} does not end in a kind of picture", "let it end in " + ", ".join(KINDS))
-    records = [read_record(folder) for folder in find_runs(map(Path, run_folders))]
+    records = read_records(find_runs(map(Path, run_folders)))
     drawn = figures.draw(panels(records), titled=True)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from ..decisions import Decisions, Loss
 from ..settings import Part
 
 State = Mapping[str, Any]
+# fields that carry a gradient
+MOVING = ("logp", "value", "entropy", "logp_masked", "q", "q_policy", "parameters", "value_logits")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Objective(Part):
 
 def detached(d: Decisions) -> Decisions:
     """The same Decisions without gradients, for figures about them."""
-    moving = {n: getattr(d, n) for n in ("logp", "value", "entropy", "logp_masked")}
+    moving = {n: getattr(d, n) for n in MOVING}
     constant = {n: stop_gradient(a) for n, a in moving.items() if a is not None}
     dist = d.dist
     if dist is not None:

@@ -16,7 +16,7 @@ from ..arrays import (
     zero_where_masked,
 )
 from ..decisions import Decisions, require
-from ..settings import Part, setting
+from ..settings import Part, setting, switched_on
 from .covariance import covariance, top_share
 from .estimators import K1, K3, Absolute, Estimator
 from .ratio import Ratio, TokenRatio, exp_limited, log_difference, log_ratio
@@ -35,7 +35,7 @@ class ReferenceKL(Part):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Nothing while it is off, so that no reference model has to be run."""
-        return frozenset({"logp", "logp_ref"}) if self.coef else frozenset()
+        return frozenset({"logp", "logp_ref"}) if switched_on(self.coef) else frozenset()
 
     def __call__(self, d: Decisions) -> Array:
         """The estimate without its coefficient: [B, T]."""
@@ -56,7 +56,7 @@ class WeightedReferenceKL(ReferenceKL):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """See ReferenceKL; and what the ratio reads."""
-        return super().needs | self.ratio.needs if self.coef else frozenset()
+        return super().needs | self.ratio.needs if switched_on(self.coef) else frozenset()
 
     def __call__(self, d: Decisions) -> Array:
         """See ReferenceKL."""

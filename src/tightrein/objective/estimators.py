@@ -84,7 +84,8 @@ class TruncatedK3(K3):
 
     def __call__(self, x: Array) -> Array:
         """See Estimator."""
-        curved = atleast(x, -math.log1p(self.steepest))
+        plain = isinstance(self.steepest, float)
+        curved = atleast(x, -(math if plain else namespace(self.steepest)).log1p(self.steepest))
         return namespace(x).expm1(-curved) + curved + self.steepest * (curved - x)
 
     def derivative(self, x: Array) -> Array:

@@ -4,9 +4,10 @@ from .base import Step
 from .clipping import Clipping, ZClip, ZClipMean, ZClipPercentile
 from .critic import Critic
 from .fixup import FixUp
+from .gauss_newton import GaussNewton
 from .momentum import NTRMomentum
 from .muon import AuxAdam, Muon
-from .natural import NaturalGradient
+from .natural import NaturalGradient, PlainNaturalGradient, SecondOrder
 from .norms import L1, L2, Layerwise, LInf, Norm, Spectral
 from .optimizers import Adam, Optimizer, RMSprop
 from .polar import ExactPolar, MatrixScale, NewtonSchulz, OperatorScale, Polar, RMSScale, Unscaled, WidthScale
@@ -20,6 +21,7 @@ __all__ = [
     "Critic",
     "ExactPolar",
     "FixUp",
+    "GaussNewton",
     "LInf",
     "Layerwise",
     "MatrixScale",
@@ -30,9 +32,11 @@ __all__ = [
     "Norm",
     "OperatorScale",
     "Optimizer",
+    "PlainNaturalGradient",
     "Polar",
     "RMSScale",
     "RMSprop",
+    "SecondOrder",
     "Spectral",
     "Step",
     "Unscaled",

@@ -1,13 +1,14 @@
-"""The trust-region step of second order: conjugate gradient on Fisher products, then a line search.
+"""Steps of second order: conjugate gradient on Fisher products, then a line search or none.
 
 The algorithm is written once, on flat vectors of any array library; `jax` and `torch` hand it their parameters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arrays import Array, library, namespace
 from ..settings import setting
@@ -19,30 +20,18 @@ Report = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class NaturalGradient(Step):
-    """The largest step along the natural gradient that the trust region allows. arXiv 1502.05477, appendix C.
+class SecondOrder(Step):
+    """Base of the steps along the natural gradient x, where F x = g.
 
     F is the Hessian of the mean KL(pi_old || pi) at pi_old, the Fisher matrix, of which only products with vectors
-    are made, on every `subsample`-th decision. The line search shrinks the step up to `tries` times until the
-    surrogate gains at least `improvement` of what its gradient promises and the measured KL is at most
-    `slack` * delta (None: not checked); if no step does, the parameters stay.
-
-    The report holds `kl_step` (mean KL of the step taken), `step_size` (alpha; 0 where none was accepted), `accepted`
-    (1 or 0) and `surrogate_gain`.
+    are made, on every `subsample`-th decision; `damping` is added to its diagonal.
     """
 
-    equation = (
-        "theta + alpha sqrt(2 delta / x'Fx) x,  F x = g,  alpha = 1, shrink, ... until KL <= slack delta, L grows"
-    )
     needs = frozenset({"dist", "dist_old"})
     delta: float = setting(0.01, above=0)
     damping: float = setting(1e-3, at_least=0)
     iterations: int = setting(10, at_least=1)
     tolerance: float = setting(1e-10, at_least=0)
-    tries: int = setting(10, at_least=1)
-    shrink: float = setting(0.5, above=0, below=1)
-    slack: float | None = setting(1.0, above=0)
-    improvement: float = setting(0.0, at_least=0, below=1)
     subsample: int = setting(1, at_least=1)
 
     def move(self, old: Array, gradient: Array, product: Product, evaluate: Evaluation) -> tuple[Array, Report]:
@@ -50,11 +39,13 @@ class NaturalGradient(Step):
 
         old: parameters [n]. gradient: that of the surrogate loss there [n]. product: v -> F v, not damped yet.
         """
-        step = self.full_step(-gradient, product)
-        return self._search(old, step, -namespace(old).sum(gradient * step), evaluate)
+        raise NotImplementedError
 
-    def full_step(self, ascent: Array, product: Product) -> Array:
-        """The step whose quadratic model of the KL is exactly delta; 0 where the gradient is 0: [n]."""
+    def direction(self, ascent: Array, product: Product) -> tuple[Array, Array]:
+        """The natural gradient x [n] of `ascent`, and the rate at which its quadratic model of the KL is delta.
+
+        The rate is 0 where the gradient is 0.
+        """
         xp = namespace(ascent)
 
         def damped(v: Array) -> Array:
@@ -64,29 +55,12 @@ class NaturalGradient(Step):
         curvature = xp.sum(x * damped(x))
         positive = curvature > 0
         square = 2 * self.delta / xp.where(positive, curvature, xp.ones_like(curvature))
-        return xp.where(positive, xp.sqrt(square), xp.zeros_like(square)) * x
+        return x, xp.where(positive, xp.sqrt(square), xp.zeros_like(square))
 
-    def _search(self, old: Array, step: Array, promised: Array, evaluate: Evaluation) -> tuple[Array, Report]:
-        xp = namespace(old)
-        before, _ = evaluate(old)
-        limit = xp.inf if self.slack is None else self.slack * self.delta
-        zero = xp.zeros_like(promised)
-
-        def searching(carry: Any) -> Any:
-            return (carry[0] < self.tries) & ~carry[-1]
-
-        def smaller(carry: Any) -> Any:
-            alpha = self.shrink * carry[1]
-            after, divergence = evaluate(old + alpha * step)
-            gain = before - after
-            accepted = (gain >= self.improvement * alpha * promised) & (gain < xp.inf) & (divergence <= limit)
-            return carry[0] + 1, alpha, gain, divergence, accepted
-
-        start = (0, zero + 1 / self.shrink, zero, zero, zero > 0)
-        _, alpha, gain, divergence, accepted = repeat_while(searching, smaller, start)
-        taken = {"kl_step": divergence, "step_size": alpha, "surrogate_gain": gain, "accepted": xp.ones_like(zero)}
-        report = {name: xp.where(accepted, value, zero) for name, value in taken.items()}
-        return xp.where(accepted, old + alpha * step, old), report
+    def full_step(self, ascent: Array, product: Product) -> Array:
+        """The step whose quadratic model of the KL is exactly delta; 0 where the gradient is 0: [n]."""
+        x, rate = self.direction(ascent, product)
+        return rate * x
 
     def jax(self, surrogate: Any, divergence: Any, parameters: Any, sample: Any = None) -> tuple[Any, Report]:
         """The step for a pytree of JAX arrays: new parameters and the report; can be compiled.
@@ -129,6 +103,95 @@ class NaturalGradient(Step):
         new, report = self.move(old, gradient(surrogate()), lambda v: gradient(slope @ v), evaluate)
         vector_to_parameters(new, parameters)
         return report
+
+
+@dataclass(frozen=True)
+class NaturalGradient(SecondOrder):
+    """The largest step along the natural gradient that the trust region allows. arXiv 1502.05477, appendix C.
+
+    The line search shrinks the step up to `tries` times until the surrogate gains at least `improvement` of what its
+    gradient promises and the measured KL is at most `slack` * delta (None: not checked); if no step does, the
+    parameters stay.
+
+    The report holds `kl_step` (mean KL of the step taken), `step_size` (alpha; 0 where none was accepted), `accepted`
+    (1 or 0) and `surrogate_gain`.
+    """
+
+    equation = (
+        "theta + alpha sqrt(2 delta / x'Fx) x,  F x = g,  alpha = 1, shrink, ... until KL <= slack delta, L grows"
+    )
+    tries: int = setting(10, at_least=1)
+    shrink: float = setting(0.5, above=0, below=1)
+    slack: float | None = setting(1.0, above=0)
+    improvement: float = setting(0.0, at_least=0, below=1)
+
+    def move(self, old: Array, gradient: Array, product: Product, evaluate: Evaluation) -> tuple[Array, Report]:
+        """See SecondOrder."""
+        step = self.full_step(-gradient, product)
+        limit = math.inf if self.slack is None else self.slack * self.delta
+        promised = -self.improvement * namespace(old).sum(gradient * step)
+        new, found = line_search(old, step, evaluate, promised, limit, self.tries, self.shrink)
+        named = {"kl_step": found.divergence, "surrogate_gain": found.gain}
+        return new, {**named, "step_size": found.size, "accepted": found.accepted}
+
+
+@dataclass(frozen=True)
+class PlainNaturalGradient(SecondOrder):
+    """One step along the natural gradient, without a line search. Kakade (2001); arXiv 1703.02660, eq. 6.
+
+    Its length is such that the quadratic model of the KL is delta; with a `rate` it is theta + rate x instead, and
+    delta means nothing.
+
+    The report holds `kl_step` (measured mean KL), `surrogate_gain` and `natural_rate`, what x was multiplied by.
+    """
+
+    equation = "theta + sqrt(2 delta / x'Fx) x,  F x = g   or   theta + rate x"
+    rate: float | None = setting(None, above=0)
+
+    def move(self, old: Array, gradient: Array, product: Product, evaluate: Evaluation) -> tuple[Array, Report]:
+        """See SecondOrder."""
+        x, normalised = self.direction(-gradient, product)
+        rate = normalised if self.rate is None else self.rate + 0 * normalised
+        new = old + rate * x
+        before, after = evaluate(old), evaluate(new)
+        return new, {"kl_step": after[1], "surrogate_gain": before[0] - after[0], "natural_rate": rate}
+
+
+class Found(NamedTuple):
+    """What a line search came to: the share of the step, loss gained and divergence there, and 1; all 0 if nothing."""
+
+    size: Array
+    gain: Array
+    divergence: Array
+    accepted: Array
+
+
+def line_search(
+    old: Array, step: Array, evaluate: Evaluation, promised: Array, limit: Array | float, tries: int, shrink: float
+) -> tuple[Array, Found]:
+    """old + alpha step for the first alpha of 1, shrink, shrink^2, ... at which all is well; else old.
+
+    That is where the loss falls by at least alpha `promised` and the divergence is at most `limit`, after at most
+    `tries`. old, step: [n]. evaluate: [n] -> (loss, divergence).
+    """
+    xp = namespace(old)
+    before, _ = evaluate(old)
+    zero = xp.zeros_like(promised)
+
+    def searching(carry: Any) -> Any:
+        return (carry[0] < tries) & ~carry[-1]
+
+    def smaller(carry: Any) -> Any:
+        alpha = shrink * carry[1]
+        after, divergence = evaluate(old + alpha * step)
+        gain = before - after
+        accepted = (gain >= alpha * promised) & (gain < xp.inf) & (divergence <= limit)
+        return carry[0] + 1, alpha, gain, divergence, accepted
+
+    start = (0, zero + 1 / shrink, zero, zero, zero > 0)
+    _, alpha, gain, divergence, accepted = repeat_while(searching, smaller, start)
+    found = (xp.where(accepted, x, zero) for x in (alpha, gain, divergence, xp.ones_like(zero)))
+    return xp.where(accepted, old + alpha * step, old), Found(*found)
 
 
 def conjugate_gradient(product: Product, b: Array, iterations: int, tolerance: float) -> Array:

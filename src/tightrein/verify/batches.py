@@ -13,10 +13,11 @@ from ..decisions import Decisions
 from ..distributions import Categorical, DiagonalGaussian
 from ..errors import NotInstalled
 from ..method import Method
+from ..objective.base import MOVING
 from ..objective.policy import Surrogate
 
 ROWS, WIDTH, PROMPTS = 8, 7, 9
-ACTIONS, HIDDEN = 4, 3
+ACTIONS, HIDDEN, BINS = 4, 3, 51
 # What has no default, by the end of its path: a run's engine knows it.
 SIZES = {
     "aggregate.length": WIDTH,
@@ -25,7 +26,6 @@ SIZES = {
     "bounds.tokens": ACTIONS,
     ".model.width": HIDDEN,
 }
-MOVING = ("logp", "value", "entropy", "logp_masked")  # with the parameters of `dist`: what carries a gradient
 Fields = dict[str, Any]
 
 
@@ -63,7 +63,12 @@ def fields(
     made["signature"] = rng.integers(0, 3, rows)
     made["embedding"] = rng.standard_normal((rows, 5))
     made["bootstrap"] = rng.standard_normal(rows)
-    return made | _shown_otherwise(rng, made)
+    if like.experience == "replay":
+        made |= {name: rng.standard_normal((rows, width, 2)) for name in ("q", "q_policy", "parameters")}
+    made |= _shown_otherwise(rng, made)
+    if "value_logits" in like.needs:
+        made["value_logits"] = rng.standard_normal((rows, width, BINS))
+    return made
 
 
 def _shown_otherwise(rng: np.random.Generator, made: Fields) -> Fields:
@@ -125,7 +130,7 @@ def _per_decision(rng: np.random.Generator, rows: int, width: int, anywhere: boo
 
 def _groups(rng: np.random.Generator, like: Method, rows: int) -> tuple[Array, Array, Array]:
     """(group, prompt, chosen): ids in any order; rows of a group answer the same prompt."""
-    alone = like.experience in ("rollouts", "demonstrations") and like.training.group_size == 1
+    alone = like.experience in ("rollouts", "replay", "demonstrations") and like.training.group_size == 1
     size = 1 if alone else 2 if like.experience == "pairs" else 4
     order = rng.permutation(rows)
     slot = order // size
@@ -159,7 +164,7 @@ def autodiff() -> str:
 
 
 def leaves(d: Decisions) -> dict[str, Array]:
-    """What carries a gradient, by name."""
+    """What carries a gradient, by name: these fields, and the parameters of `dist`."""
     found = {name: getattr(d, name) for name in MOVING if getattr(d, name) is not None}
     return found | ({f"dist.{name}": x for name, x in vars(d.dist).items()} if d.dist is not None else {})
 

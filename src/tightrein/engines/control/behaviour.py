@@ -57,8 +57,11 @@ class Sampler:
         """The behaviour policy's own optimizer."""
         return Descent(self.rule.step, self.updates)
 
-    def empty(self, network: ActorCritic, observation: Any, envs: int) -> Rollout:
-        """Nothing collected yet: [rollouts * steps, envs, ...], all of it masked. observation: like one of them."""
+    def empty(self, network: ActorCritic, observation: Any, envs: int, masked: bool = False) -> Rollout:
+        """Nothing collected yet: [rollouts * steps, envs, ...], all of it masked. observation: like one of them.
+
+        masked: whether the environment tells which actions are allowed.
+        """
         shape = self.rule.rollouts * self.steps, envs
         observation = jnp.zeros((*shape, *observation.shape), observation.dtype)
 
@@ -68,7 +71,8 @@ class Sampler:
         kind = jax.eval_shape(act, observation)
         zero = jnp.zeros(shape)
         action = jnp.zeros(kind.shape, kind.dtype)
-        return Rollout(observation, action, zero, zero, zero, observation, zero)
+        allowed = jnp.ones((*shape, sum(network.actions.options))) if masked else None
+        return Rollout(observation, action, zero, zero, zero, observation, zero, allowed)
 
     def pushed(self, kept: Rollout, chunk: Rollout) -> Rollout:
         """With a new chunk, and without the oldest one."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tightrein as tr
+from tightrein.auxiliary import AchievementMemory, QuantileCritic
+from tightrein.engines.control.actions import DiscreteActions
 from tightrein.engines.control.config import ControlConfig
 from tightrein.engines.settings import check_step, check_supplied, doubts, flags
 from tightrein.errors import TightreinError
+from tightrein.objective.base import Objective
 from tightrein.objective.policy import PolicyObjective
-from tightrein.step import FixUp, NaturalGradient, Optimizer
+from tightrein.objective.replay import ReplayObjective
+from tightrein.step import FixUp, Optimizer, SecondOrder
 
 TRAINING = tr.Training(epochs=10, minibatches=32)
 ONCE = tr.Training(epochs=1, minibatches=4, rollout=32)  # of objectives that do not know which policy sampled
@@ -26,6 +31,8 @@ GIVEN = (PREPARED - {"reward", "value_next", "terminated", "truncated"}) | {
     "logp", "advantage", "returns", "value", "entropy", "dist",
 }  # fmt: skip
 
+OBJECTIVES = {"rollouts": PolicyObjective, "replay": ReplayObjective}  # by what a method learns from
+
 # What a selection may read to stay in a method from language models: the rest is about answers.
 SELECTED_BY = frozenset({"advantage", "entropy_old"})
 
@@ -34,6 +41,7 @@ REMEDIES = {
     "logp_ref": "there is no reference policy in control: --set objective.reference.coef=0",
     "group": "no step here has others to be compared with: switch off what reads groups, as ElasticBounds by "
     "--set objective.surrogate.bounds.macro=0",
+    "value_logits": "the network's value must be a distribution too: --set heads=HyperbolicHeads",
 }
 
 
@@ -48,9 +56,13 @@ def compose(config: ControlConfig) -> tuple[Any, list[str]]:
     method, notes = _at_home(method)
     method = method.override(config.overrides)
     method = method.override(flags(config, method))
-    _check(method, len(config.hidden))
-    if isinstance(method.step, NaturalGradient) and (config.epochs or config.minibatches):
+    _check(method.objective, method, len(config.hidden))
+    _check_phase(method, config)
+    if isinstance(method.step, SecondOrder) and (config.epochs or config.minibatches):
         notes = [*notes, "epochs and minibatches change nothing: the policy takes one step on the whole experience"]
+    if method.replay is not None and (config.epochs or config.minibatches):
+        method = method.override({"training.epochs": 1, "training.minibatches": 1})
+        notes = [*notes, "epochs and minibatches change nothing: replay.batch and replay.updates say what is drawn"]
     return method, [*doubts(method), *notes]
 
 
@@ -60,6 +72,11 @@ def with_actions(method: Any, actions: Any) -> Any:
     Raises:
         TightreinError: the actions are not to be counted.
     """
+    if method.auxiliary is not None and method.auxiliary.discrete and not isinstance(actions, DiscreteActions):
+        raise TightreinError(
+            f"{type(method.auxiliary).__name__} tells actions by their number, and here they have none",
+            "choose an environment with discrete actions, or another method",
+        )
     unset = [path for path, value in method.settings().items() if value is None and path.endswith(".bounds.tokens")]
     if not unset:
         return method
@@ -110,7 +127,7 @@ def _at_home(method: Any) -> tuple[Any, list[str]]:
 
 
 def _check_kind(method: Any) -> None:
-    if method.experience != "rollouts" or not isinstance(method.objective, PolicyObjective):
+    if not isinstance(method.objective, OBJECTIVES.get(method.experience, ())):
         raise TightreinError(
             f"{method.key} compares or imitates whole answers ({type(method.objective).__name__}, learning from "
             f"{method.experience}), and control has none",
@@ -118,20 +135,53 @@ def _check_kind(method: Any) -> None:
         )
 
 
-def _check(method: Any, layers: int) -> None:
-    check_step(method, "control", (Optimizer, NaturalGradient, FixUp))
+def _check_phase(method: Any, config: ControlConfig) -> None:
+    """A phase beside the objective, and the heads that know what it learns."""
+    part, heads = method.auxiliary, method.heads
+    if part is not None and not isinstance(heads, part.heads):
+        raise TightreinError(
+            f"what {type(part).__name__} learns is for {part.heads.__name__}, and here heads are "
+            f"{type(heads).__name__ if heads else 'plain'}",
+            f"use --set heads={part.heads.__name__}, or --set auxiliary=none",
+        )
+    if part is None and isinstance(heads, QuantileCritic):
+        raise TightreinError(
+            "QuantileCritic reads quantiles, and nothing learns them", "use --set auxiliary=QuantileDistillation"
+        )
+    if config.memory and isinstance(heads, AchievementMemory):
+        raise TightreinError(
+            "AchievementMemory is what this network remembers, and --memory would be another", "leave out --memory"
+        )
+
+
+@functools.singledispatch
+def _check(objective: Objective, method: Any, layers: int) -> None:
+    raise TypeError(f"nothing learns from {type(objective).__name__}")
+
+
+@_check.register
+def _(objective: ReplayObjective, method: Any, layers: int) -> None:
+    check_step(method, "control", (Optimizer,))
+    method.step.optax(1, [1] * (layers - 1))  # raises where it finds no hidden matrix
+    if method.replay is None:
+        raise TightreinError(f"{method.key} learns from a replay buffer and has none", "set replay=Replay")
+
+
+@_check.register
+def _(objective: PolicyObjective, method: Any, layers: int) -> None:
+    check_step(method, "control", (Optimizer, SecondOrder, FixUp))
     if isinstance(method.step, Optimizer):
         method.step.optax(1, [1] * (layers - 1))  # raises where it finds no hidden matrix
     made = frozenset[str]().union(*(part.provides for part in method.selection))
-    check_supplied(method, "control", PREPARED, GIVEN | made, REMEDIES)
+    check_supplied(method, "control", PREPARED, GIVEN | made | _binned(method), REMEDIES)
     learned = method.objective.value.coef or method.critic is not None
     if learned and "value_old" not in method.credit.needs:  # a credit that reads values also fills their targets
         raise TightreinError(
             f"{type(method.credit).__name__} estimates no returns for the value network", "use --set credit=GAE"
         )
-    if isinstance(method.step, NaturalGradient) and method.critic is None:
+    if isinstance(method.step, SecondOrder) and method.critic is None:
         raise TightreinError(
-            "NaturalGradient moves the policy alone, and nothing trains the value network",
+            f"{type(method.step).__name__} moves the policy alone, and nothing trains the value network",
             "use --method trpo, which fits it apart, and change its settings",
         )
     trust = method.objective.trust
@@ -140,3 +190,17 @@ def _check(method: Any, layers: int) -> None:
             "FixUp needs a penalty whose controller has a bound",
             "--set objective.trust=ExactOldMaxKL --set objective.trust.controller=AdamDual",
         )
+
+
+def _binned(method: Any) -> frozenset[str]:
+    """What the network tells of a value that is a distribution over bins; checks that its loss means the same bins."""
+    bins = getattr(method.heads, "bins", None)
+    value = method.objective.value if method.critic is None else method.critic.loss
+    meant = getattr(value, "bins", None)
+    if bins is not None and meant is not None and bins != meant:
+        raise TightreinError(
+            f"the value is told in {bins.label()} and learned in {meant.label()}",
+            "set heads.bins and those of the value loss alike, as --set heads.bins.high=20 "
+            "--set objective.value.bins.high=20",
+        )
+    return frozenset() if bins is None else frozenset({"value_logits"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,13 @@ class ControlConfig:
     learning_rate: float | None = None
     """Step size of the optimizer."""
     network: str = "auto"
-    """Layers for observations: mlp, or for images nature or impala; auto: nature for images, else mlp."""
+    """Layers for observations: mlp, or for images nature, impala or minatar; auto: by the shape of observations."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of an mlp, of the policy and of the value network."""
+    """Widths of the hidden layers of an mlp, as many as there are to be, of the policy and of the value network."""
     memory: int = 0
     """Units of a recurrent layer (GRU) that remembers the episode; 0: no memory."""
+    squash: bool = False
+    """Keep continuous actions within their bounds by tanh, in the place of clipping what the environment is sent."""
     normalise_obs: bool | None = None
     """Normalise observations by running mean and deviation (automatic: continuous actions on host simulators)."""
     normalise_reward: bool | None = None
@@ -60,6 +63,9 @@ class ControlConfig:
     """Iterations between checkpoints (automatic: about ten in a run)."""
     set: tuple[str, ...] = ()
     """Hyperparameters as path=value, for example objective.surrogate.bounds.low=0.1."""
+    grid: tuple[str, ...] = ()
+    """Settings with several values each, for example learning_rate=1e-4,3e-4,1e-3: every combination is trained with
+    every seed, side by side (in Python also a dict: {"learning_rate": [1e-4, 3e-4]})."""
     out: Path | None = None
     """Folder of the run (automatic: runs/METHOD-ENV-SEED)."""
     resume: bool = False
@@ -70,6 +76,7 @@ class ControlConfig:
     def __post_init__(self) -> None:
         if self.out is not None:  # a str will do
             object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "grid", _items(self.grid))
         positive = ("seeds", "total_steps", "envs", "rollout", "epochs", "minibatches", "learning_rate")
         cadences = ("eval_every", "eval_episodes", "log_every", "checkpoint_every")
         for name in (*positive, *cadences):
@@ -160,6 +167,18 @@ class Plan:
         """
         nexts = ((iteration // every + 1) * every for every in (self.log_every, self.eval_every, self.checkpoint_every))
         return min(*nexts, self.iterations)
+
+
+def _items(grid: Any) -> tuple[str, ...]:
+    """A grid as name=value,value items, from such items or from a mapping of names to values."""
+    if isinstance(grid, Mapping):
+        return tuple(f"{name}={_joined(values)}" for name, values in grid.items())
+    return (grid,) if isinstance(grid, str) else tuple(grid)
+
+
+def _joined(values: Any) -> str:
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    return ",".join(str(value) for value in values) if several else str(values)
 
 
 def _flag(name: str) -> str:

@@ -48,9 +48,9 @@ class DeviceTrainer:
     def cut(self, iteration: int) -> None:
         """Nothing: the environments are arrays too, and are saved."""
 
-    def _begin(self, network: Any, keys: Keys, values: dict[str, Array]) -> Progress:
+    def _begin(self, networks: Any, keys: Keys, values: dict[str, Array]) -> Progress:
         learner = self._learner.at(values)
-        return Progress(learner.init(network), start(self._env, network, keys.envs, learner.plan.envs))
+        return Progress(learner.init(*networks), start(self._env, networks[0], keys.envs, learner.plan.envs))
 
     def _one(
         self, progress: Progress, keys: Keys, values: dict[str, Array], iteration: Array, log: Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tightrein.engines.control.actions import Actions, ContinuousActions, DiscreteActions
+from tightrein.engines.control.actions import Actions, ContinuousActions, SquashedActions
+from tightrein.engines.control.spaces import Observations, actions_of, masked
 from tightrein.errors import TightreinError, nearest
 
 BACKENDS = ("gymnax", "envpool", "gymnasium")  # in the order in which "auto" tries them
@@ -18,14 +20,24 @@ BACKENDS = ("gymnax", "envpool", "gymnasium")  # in the order in which "auto" tr
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """An environment that exists: its backend, the shape and kind of its observations, and its actions."""
+    """An environment that exists: its backend, observations and actions, and whether it tells which are allowed."""
 
     name: str
     backend: str
-    shape: tuple[int, ...]
-    dtype: str
+    observations: Observations
     actions: Actions
     action_dtype: str
+    masked: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an observation."""
+        return self.observations.shape
+
+    @property
+    def dtype(self) -> str:
+        """Of observations, as networks are given them."""
+        return self.observations.dtype
 
     @property
     def on_device(self) -> bool:
@@ -43,11 +55,14 @@ class EnvSpec:
         return not self.on_device and isinstance(self.actions, ContinuousActions)
 
 
-def find(name: str, backend: str = "auto") -> EnvSpec:
+def find(name: str, backend: str = "auto", squash: bool = False) -> EnvSpec:
     """The environment `name` on `backend`, or with "auto" on the first of gymnax, EnvPool, Gymnasium that has it.
 
+    squash: keep actions within their bounds by tanh, in the place of clipping.
+
     Raises:
-        TightreinError: no such backend, backend not installed, no such environment, or spaces that are not supported.
+        TightreinError: no such backend, backend not installed, no such environment, spaces that are not supported,
+            or actions that have no bounds to be squashed between.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise TightreinError(f"unknown backend {backend!r}", f"use one of: auto, {', '.join(BACKENDS)}")
@@ -56,7 +71,8 @@ def find(name: str, backend: str = "auto") -> EnvSpec:
         if name in _names(candidate):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # simulators warn of the precision of their own bounds
-                return _SPECS[candidate](name)
+                spec = _SPECS[candidate](name)
+            return _squashed(spec) if squash else spec
     raise _unknown(name, tried)
 
 
@@ -122,15 +138,24 @@ def _unknown(name: str, tried: list[str]) -> TightreinError:
 
 def _from_gymnax(name: str) -> EnvSpec:
     env, params = make_gymnax(name)
-    return _spec(name, "gymnax", env.observation_space(params), env.action_space(params))
+    observations = Observations.of(name, env.observation_space(params))
+    if observations.key is not None and not hasattr(env, "action_mask"):
+        raise TightreinError(
+            f"{name} shows a mask, but has no action_mask(state, params)", "give it one, which returns that mask"
+        )
+    space = env.action_space(params)
+    return EnvSpec(name, "gymnax", observations, actions_of(name, space), str(space.dtype), hasattr(env, "action_mask"))
 
 
 def _from_envpool(name: str) -> EnvSpec:
     try:
         env = make_envpool(name, [0], threads=1)
+        shown, info = env.reset()
     except Exception as error:  # EnvPool raises whatever its simulator raises (missing assets, bad files)
         raise TightreinError(f"EnvPool cannot make {name!r}: {error}", "try --backend gymnasium") from error
-    return _spec(name, "envpool", env.observation_space, env.action_space)
+    if "id" in info.get("players", ()):
+        raise TightreinError(f"{name} is played by several players", "choose an environment for one")
+    return _from_host(name, "envpool", env, shown, info)
 
 
 def _from_gymnasium(name: str) -> EnvSpec:
@@ -138,31 +163,34 @@ def _from_gymnasium(name: str) -> EnvSpec:
 
     try:
         env = gymnasium.make(name)
+        shown, info = env.reset(seed=0)
     except Exception as error:  # gymnasium raises whatever the environment's own package raises
         raise TightreinError(f"Gymnasium cannot make {name!r}: {error}", "install what the message names") from error
-    spec = _spec(name, "gymnasium", env.observation_space, env.action_space)
+    spec = _from_host(name, "gymnasium", env, shown, info)
     env.close()
     return spec
 
 
-def _spec(name: str, backend: str, observation: Any, action: Any) -> EnvSpec:
-    if type(observation).__name__ != "Box":
+def _from_host(name: str, backend: str, env: Any, shown: Any, info: Any) -> EnvSpec:
+    """shown, info: what the environment's reset gave."""
+    actions = actions_of(name, env.action_space)
+    return EnvSpec(
+        name, backend, Observations.of(name, env.observation_space), actions, str(env.action_space.dtype),
+        masked(name, actions, shown, info),
+    )  # fmt: skip
+
+
+def _squashed(spec: EnvSpec) -> EnvSpec:
+    actions = spec.actions
+    if not isinstance(actions, ContinuousActions):
+        raise TightreinError(f"{spec.name}: only continuous actions can be squashed", "leave out --squash")
+    widths = np.subtract(actions.high, actions.low)
+    if not (np.isfinite(widths) & (widths > 0)).all():
         raise TightreinError(
-            f"{name}: observations of type {type(observation).__name__} are not supported",
-            "use one with Box observations",
+            f"{spec.name}: its actions have no bounds to be squashed between ({actions.low} to {actions.high})",
+            "leave out --squash, or register it wrapped in gymnasium.wrappers.RescaleAction",
         )
-    shape, dtype = tuple(observation.shape), "uint8" if observation.dtype == np.uint8 else "float32"
-    return EnvSpec(name, backend, shape, dtype, _actions(name, action), str(action.dtype))
-
-
-def _actions(name: str, space: Any) -> Actions:
-    kind = type(space).__name__
-    if kind == "Discrete" and int(getattr(space, "start", 0)) == 0:
-        return DiscreteActions(int(space.n))
-    if kind == "Box" and len(space.shape) == 1:
-        low, high = (np.broadcast_to(np.asarray(b, np.float32), space.shape) for b in (space.low, space.high))
-        return ContinuousActions(tuple(map(float, low)), tuple(map(float, high)))
-    raise TightreinError(f"{name}: actions {space} are not supported", "use Discrete actions from 0 or a vector Box")
+    return dataclasses.replace(spec, actions=SquashedActions(actions.low, actions.high))
 
 
 _LISTS: dict[str, Callable[[], list[str]]] = {

@@ -30,6 +30,11 @@ def best_action(state: LearnerState, seen: Inputs) -> tuple[Array, Array | None]
     return actions.bounded(actions.mode(dist)), memory
 
 
+def remembered(state: LearnerState, memory: Array, reached: Array, reward: Array) -> Array:
+    """The memory of one row after a step that led to `reached`, as the environment shows it."""
+    return state.network.remembered(memory, observe(reached, state.observations), reward)
+
+
 def first_memory(states: LearnerState, *leading: int) -> tuple[Array | None, Array | None]:
     """(begins, memory) of episodes that begin: both 0, as nothing has to be forgotten; None where none is kept."""
     memory = states.network.nothing(*leading)
@@ -59,6 +64,8 @@ def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], 
             action, memory = jax.vmap(best_action)(states, seen)
             keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(streams)
             reached, state, reward, terminated, truncated = jax.vmap(jax.vmap(env.step))(keys, state, action)
+            if memory is not None:
+                memory = jax.vmap(remembered)(states, memory, reached, reward)
             over = jnp.logical_or(terminated, truncated)
             return t + 1, (reached, state), returns + reward * alive, alive * (1 - over), memory
 
@@ -73,11 +80,15 @@ def on_host(spec: EnvSpec, states: LearnerState, act: Callable[..., Array], seed
     envs = HostEnvs(spec, [seed for row in seeds for seed in row])
     observation, returns, alive = envs.reset(), np.zeros(shape), np.ones(shape, bool)
     begins, memory = first_memory(states, *shape)
+    remember = jax.jit(jax.vmap(remembered))
     for _ in range(STEP_LIMIT):
-        seen = Inputs(observation.reshape(*shape, *spec.shape), None, begins, memory)
+        allowed = None if envs.allowed is None else envs.allowed.reshape(*shape, -1)
+        seen = Inputs(observation.reshape(*shape, *spec.shape), allowed, begins, memory)
         action, memory = act(states, seen)
         action = np.asarray(action)
         observation, reward, terminated, truncated = envs.step(action.reshape(-1, *action.shape[2:]))
+        if memory is not None and states.network.heeds_rewards:
+            memory = remember(states, memory, observation.reshape(*shape, *spec.shape), reward.reshape(shape))
         returns += reward.reshape(shape) * alive
         alive &= ~(terminated | truncated).reshape(shape)
         if not alive.any():

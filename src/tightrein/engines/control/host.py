@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tightrein.engines.control import spaces
 from tightrein.engines.control.environments import EnvSpec, make_envpool
 
 Array = np.ndarray[Any, Any]
@@ -24,35 +25,45 @@ class HostEnvs:
     Both libraries reset at the step after the one that ended an episode: that step ignores its action, gives
     reward 0 and the first observation of the next episode. The observation of the step that ended the episode
     therefore is the last state really reached, and whoever collects masks the resetting step.
+
+    `allowed` are the actions that may be taken at the observations given last [N, A]; None where environments do not
+    tell.
     """
 
     def __init__(self, spec: EnvSpec, seeds: Sequence[int]) -> None:
         self.size = len(seeds)
+        self.allowed: Array | None = None
         self._env, self._first = _MAKERS[spec.backend](spec.name, [int(s) for s in seeds])
-        self._shape, self._dtype, self._action_dtype = spec.shape, spec.dtype, spec.action_dtype
+        self._spec = spec
 
     def reset(self) -> Array:
         """First observations [N, *shape]; call it once, after making them."""
-        return self._shaped(self._first())
+        shown, info = self._first()
+        return self._seen(shown, info, np.zeros(self.size, bool))
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array]:
         """Observation [N, *shape], reward [N], terminated [N], truncated [N] (False where terminated)."""
-        observation, reward, terminated, truncated, _ = self._env.step(np.asarray(actions, self._action_dtype))
+        shown, reward, terminated, truncated, info = self._env.step(np.asarray(actions, self._spec.action_dtype))
         ended = np.asarray(terminated, bool)
         cut = np.asarray(truncated, bool) & ~ended
-        return self._shaped(observation), np.asarray(reward, np.float32), ended, cut
+        return self._seen(shown, info, ended | cut), np.asarray(reward, np.float32), ended, cut
 
     def close(self) -> None:
         """Frees the simulators."""
         self._env.close()
 
-    def _shaped(self, observation: Any) -> Array:
-        return np.asarray(observation, self._dtype).reshape(self.size, *self._shape)
+    def _seen(self, shown: Any, info: Any, over: Array) -> Array:
+        """Observations [N, *shape]; keeps what is allowed at them. over: [N], whose episodes ended with them."""
+        spec = self._spec
+        if spec.masked:
+            self.allowed = spaces.allowed(spec.name, spec.actions, shown, info, over)
+        seen: Array = spec.observations.seen(shown).reshape(self.size, *spec.shape)
+        return seen
 
 
 def _make_envpool(name: str, seeds: list[int]) -> tuple[Any, Callable[[], Any]]:
     env = make_envpool(name, seeds, threads=min(len(seeds), os.cpu_count() or 1))
-    return env, lambda: env.reset()[0]
+    return env, env.reset
 
 
 def _make_gymnasium(name: str, seeds: list[int]) -> tuple[Any, Callable[[], Any]]:
@@ -61,7 +72,7 @@ def _make_gymnasium(name: str, seeds: list[int]) -> tuple[Any, Callable[[], Any]
 
     makers = [lambda: gymnasium.make(name)] * len(seeds)
     env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return env, lambda: env.reset(seed=list(seeds))[0]
+    return env, lambda: env.reset(seed=list(seeds))
 
 
 _MAKERS: dict[str, Callable[[str, list[int]], tuple[Any, Callable[[], Any]]]] = {

@@ -30,8 +30,9 @@ class HostTrainer:
         self._best = jax.jit(jax.vmap(evaluate.best_action))
         self._learn = jax.jit(jax.vmap(_learn(learner), (0, 0, 1, 0, None, None)), donate_argnums=1)
         self._acting = jax.jit(jax.vmap(self._as_behaviour))
-        self._keep = jax.jit(jax.vmap(learner.keep, (0, 1)), donate_argnums=0)
-        init = jax.jit(jax.vmap(lambda values, network: learner.at(values).init(network)))
+        self._keep = jax.jit(jax.vmap(self._kept, (0, 1)), donate_argnums=0)
+        self._remember = jax.jit(jax.vmap(evaluate.remembered))
+        init = jax.jit(jax.vmap(lambda values, networks: learner.at(values).init(*networks)))
         self.state: LearnerState = init(rows.values, rows.networks(learner))
         self._envs: HostEnvs | None = None
         self.cut(0)
@@ -78,6 +79,10 @@ class HostTrainer:
         network, state = self._learner.at(values).acting(state, key)
         return eqx.tree_at(lambda s: s.network, state, network), state
 
+    def _kept(self, state: LearnerState, chunk: Rollout) -> LearnerState:
+        """The state with a chunk that was collected."""
+        return self._learner.keep(state, chunk)
+
     def _experience(self, noise: Array, keys: Array, sums: Array) -> Rollout | None:
         """The rollout of an iteration; None where the learner keeps it."""
         sampler = self._learner.sampler
@@ -105,6 +110,8 @@ class HostTrainer:
             reached, reward, terminated, truncated = map(
                 self._split, self._envs.step(sent.reshape(-1, *sent.shape[2:]))
             )
+            if self._memory is not None and self.state.network.heeds_rewards:
+                self._memory = self._remember(acting, self._memory, reached, reward)
             mask = ~self._resetting
             steps.append(
                 Rollout(
@@ -120,7 +127,8 @@ class HostTrainer:
 
     def _allowed(self) -> Array | None:
         """The actions that may be taken now [S, E, A]; None: all of them."""
-        return None
+        assert self._envs is not None
+        return None if self._envs.allowed is None else self._split(self._envs.allowed)
 
     def _count(self, reward: Array, mask: Array, sums: Array) -> None:
         done = self._resetting

@@ -15,6 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import tightrein as tr
+from tightrein.engines.control.auxiliary import phase_of
 from tightrein.engines.control.batch import Batch, evaluate
 from tightrein.engines.control.behaviour import Sampler, sampler_of
 from tightrein.engines.control.config import Plan
@@ -22,7 +23,7 @@ from tightrein.engines.control.descent import Solver
 from tightrein.engines.control.environments import EnvSpec
 from tightrein.engines.control.networks import ActorCritic, Architecture, Inputs
 from tightrein.engines.control.normalise import Moments, RewardScale
-from tightrein.engines.control.phases import Phase, phase_of
+from tightrein.engines.control.phases import Experience, Phase
 from tightrein.engines.control.rollout import Rollout, turned
 from tightrein.engines.control.solvers import solver_of
 from tightrein.method import Method
@@ -67,7 +68,7 @@ class Learner:
     @cached_property
     def phase(self) -> Phase | None:
         """What else is learned after each iteration; None: nothing."""
-        return phase_of(self.method, self.plan, self.spec)
+        return phase_of(self.method, self.plan, self.spec, self.architecture)
 
     def at(self, values: Mapping[str, Any]) -> Learner:
         """The same with these settings of the method, which may be traced: a point of a grid."""
@@ -77,8 +78,13 @@ class Learner:
         """The network that `seed` begins with."""
         return self.architecture.build(np.random.default_rng(seed), self.spec.shape, self.spec.actions)
 
-    def init(self, network: ActorCritic) -> LearnerState:
-        """A fresh optimizer, method state and normalisers around `network`."""
+    def networks(self, seed: int) -> tuple[ActorCritic, Any]:
+        """All that `seed` begins with: its network, and those of a phase beside the objective (None: none)."""
+        beside = None if self.phase is None else self.phase.build(np.random.default_rng((seed, 1)))
+        return self.network(seed), beside
+
+    def init(self, network: ActorCritic, beside: Any = None) -> LearnerState:
+        """A fresh optimizer, method state and normalisers around `network`, and a phase around `beside`."""
         sampler = self.sampler
         return LearnerState(
             network,
@@ -88,9 +94,9 @@ class Learner:
             RewardScale.of_envs(self.plan.envs) if self.normalise_reward else None,
             None
             if sampler is None
-            else sampler.empty(network, jnp.zeros(self.spec.shape, self.spec.dtype), self.plan.envs),
+            else sampler.empty(network, jnp.zeros(self.spec.shape, self.spec.dtype), self.plan.envs, self.spec.masked),
             None if sampler is None else sampler.descent.init(network.actor),
-            None if self.phase is None else self.phase.init(network),
+            None if self.phase is None else self.phase.init(network, beside),
         )
 
     def acting(self, state: LearnerState, key: Array) -> tuple[ActorCritic, LearnerState]:
@@ -118,26 +124,35 @@ class Learner:
         rollout, fresh = self._given(state, rollout)
         rewards = self._scale(state, fresh)
         reward = rollout.reward if rewards is None else rewards.normalise(rollout.reward)
-        inputs = turned(rollout.inputs(state.observations))
-        decisions = self._decisions(state, rollout, inputs, reward, jax.random.fold_in(key, 1))
+        inputs, following = self.inputs(state, rollout)
+        decisions = self.decisions(state, rollout, inputs, following, reward, jax.random.fold_in(key, 1))
         whole = Batch(decisions, inputs, turned(rollout.action))
         batch = self._rows(whole)
         progress = (iteration + 1) / self.plan.iterations
         solved = self.solver.solve(state.network, state.optimizer, state.method, batch, key, progress)
         figures = self._figures(solved.network, state.method, batch, log)
-        network, phase = solved.network, state.phase
+        network, method, phase = solved.network, solved.method, state.phase
         if self.phase is not None:
-            network, phase, more = self.phase.after(network, phase, whole, jax.random.fold_in(key, 2), iteration)
+            experience = Experience(whole, following, turned(rollout.reward))
+            network, method, phase, more = self.phase.after(
+                network, method, phase, experience, jax.random.fold_in(key, 2), iteration
+            )
             figures = {**figures, **more}
         moments = None
         if state.observations is not None:
             moments = state.observations.update(fresh.observation, fresh.mask)
         finite = jnp.isfinite(solved.loss) & jnp.isfinite(ravel_pytree(network)[0]).all()
         figures = {**figures, **solved.stats, "loss": solved.loss, "finite": finite}
-        after = LearnerState(
-            network, solved.optimizer, solved.method, moments, rewards, state.kept, state.sampler, phase
-        )
+        after = LearnerState(network, solved.optimizer, method, moments, rewards, state.kept, state.sampler, phase)
         return after, figures
+
+    def inputs(self, state: LearnerState, rollout: Rollout) -> tuple[Inputs, Inputs]:
+        """What the networks read at each decision, and in the state that it led to, [E, T]."""
+        here = turned(rollout.inputs(state.observations))
+        there = turned(rollout.following(state.observations, state.network))
+        if self.phase is None:
+            return here, there
+        return self.phase.told(state.phase, here), self.phase.told(state.phase, there)
 
     def _given(self, state: LearnerState, rollout: Rollout | None) -> tuple[Rollout, Rollout]:
         """What is learned from, and the part of it that is new."""
@@ -154,7 +169,9 @@ class Learner:
         assert self.method.credit is not None
         return state.rewards.update(rollout.reward, rollout.done, rollout.mask, self.method.credit.gamma)  # type: ignore[attr-defined]
 
-    def _decisions(self, state: LearnerState, rollout: Rollout, inputs: Inputs, reward: Array, key: Array) -> Any:
+    def decisions(
+        self, state: LearnerState, rollout: Rollout, inputs: Inputs, following: Inputs, reward: Array, key: Array
+    ) -> Any:
         """The rollout as Decisions [E, T], credited."""
         network, action = state.network, turned(rollout.action)
         dist, value, _ = network(inputs)
@@ -163,8 +180,8 @@ class Learner:
             logp_old=logp,
             mask=turned(rollout.mask),
             reward=turned(reward),
-            value_old=value,
-            value_next=turned(network.value(rollout.following(state.observations, network))),
+            value_old=self.method.worth(value, state.method),
+            value_next=self.method.worth(network.value(following), state.method),
             terminated=turned(rollout.terminated),
             truncated=turned(rollout.truncated),
         )

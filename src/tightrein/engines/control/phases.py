@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from tightrein.auxiliary import Auxiliary
 from tightrein.engines.control.batch import Batch
 from tightrein.engines.control.config import Plan
 from tightrein.engines.control.environments import EnvSpec
-from tightrein.engines.control.networks import ActorCritic
+from tightrein.engines.control.networks import ActorCritic, Architecture, Inputs
 from tightrein.method import Method
 
 Array = Any
 
 
-class Phase(Protocol):
-    """A phase for one seed: pure functions, to be mapped over seeds and compiled."""
+class Experience(NamedTuple):
+    """An iteration's experience [E, T]: the decisions, credited and with rewards and ends, and what they led to."""
 
-    def init(self, network: ActorCritic) -> Any:
-        """What the phase keeps from iteration to iteration: a pytree of arrays."""
+    whole: Batch
+    following: Inputs  # what the networks read in the states that were reached
+    reward: Array  # as the environment gave it
+
+
+class After(NamedTuple):
+    """What a phase ends with: network, method state, what it keeps, and figures (0-d, the same in every iteration)."""
+
+    network: ActorCritic
+    method: Any
+    kept: Any
+    figures: dict[str, Array]
+
+
+class Phase(Protocol):
+    """A phase for one seed: pure functions, to be mapped over seeds and compiled, but for `build`."""
+
+    def build(self, rng: np.random.Generator) -> Any:
+        """Networks of its own, that the objective neither reads parameters of nor moves."""
+
+    def init(self, network: ActorCritic, own: Any) -> Any:
+        """What the phase keeps from iteration to iteration, a pytree of arrays; own: what `build` made."""
+
+    def told(self, kept: Any, inputs: Inputs) -> Inputs:
+        """The inputs with what the phase lets the network know, which is constant for the objective."""
 
     def after(
-        self, network: ActorCritic, kept: Any, whole: Batch, key: Array, iteration: Array
-    ) -> tuple[ActorCritic, Any, dict[str, Array]]:
-        """The network after the phase, what it keeps, and its figures (0-d, the same names in every iteration).
-
-        whole: the iteration's decisions [E, T], credited, with rewards and ends. iteration: its number, from 0.
-        """
+        self, network: ActorCritic, method: Any, kept: Any, experience: Experience, key: Array, iteration: Array
+    ) -> After:
+        """What follows the policy's update. method: the method's state. iteration: its number, from 0."""
 
 
-def phase_of(method: Method, plan: Plan, spec: EnvSpec) -> Phase | None:
+def phase_of(method: Method, plan: Plan, spec: EnvSpec, architecture: Architecture) -> Phase | None:
     """The phase that the method asks for; None where it asks for none."""
-    return None if method.auxiliary is None else _phase(method.auxiliary, method, plan, spec)
+    return None if method.auxiliary is None else phase(method.auxiliary, method, plan, spec, architecture)
 
 
 @functools.singledispatch
-def _phase(part: Auxiliary, method: Method, plan: Plan, spec: EnvSpec) -> Phase:
+def phase(part: Auxiliary, method: Method, plan: Plan, spec: EnvSpec, architecture: Architecture) -> Phase:
+    """The phase of a part."""
     raise TypeError(f"no phase for {type(part).__name__}")

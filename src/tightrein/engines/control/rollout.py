@@ -49,7 +49,8 @@ class Rollout(eqx.Module):
         seen = observe(self.next_observation, moments)
         if self.memory is None or self.begins is None:
             return Inputs(seen)
-        return Inputs(seen, None, jnp.zeros_like(self.begins), network.advance(self.inputs(moments)))
+        memory = network.remembered(network.advance(self.inputs(moments)), seen, self.reward)
+        return Inputs(seen, None, jnp.zeros_like(self.begins), memory)
 
 
 class Episodes(eqx.Module):
@@ -142,7 +143,7 @@ def collect(
             _where(done, fresh_observation, reached),
             now.episodes.step(reward, over),
             None if memory is None else over,
-            memory,
+            None if memory is None else network.remembered(memory, observe(reached, moments), reward),
         )
         flags = terminated.astype(jnp.float32), truncated.astype(jnp.float32)
         return following, Rollout(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -15,7 +15,7 @@ from tightrein.engines.control.descent import Descent, Solved, Solver, updated
 from tightrein.engines.control.fixup import TwoPhases
 from tightrein.engines.control.networks import ActorCritic
 from tightrein.method import Method
-from tightrein.step import Critic, FixUp, NaturalGradient, Optimizer, Step
+from tightrein.step import Critic, FixUp, GaussNewton, Optimizer, SecondOrder, Step
 
 Array = Any
 
@@ -25,8 +25,7 @@ def solver_of(method: Method, plan: Plan) -> Solver:
     policy = _solver(method.step, method, plan)
     if method.critic is None:
         return policy
-    updates = plan.iterations * method.critic.epochs * pieces(plan.batch, method.critic.batch)
-    return ThenCritic(policy, method.critic, Descent(method.critic.step, updates))
+    return ThenCritic(policy, _fit(method.critic.step, method.critic, plan))
 
 
 @functools.singledispatch
@@ -40,7 +39,7 @@ def _(step: Optimizer, method: Method, plan: Plan) -> Solver:
 
 
 @_solver.register
-def _(step: NaturalGradient, method: Method, plan: Plan) -> Solver:
+def _(step: SecondOrder, method: Method, plan: Plan) -> Solver:
     return Natural(method, step)
 
 
@@ -95,7 +94,7 @@ class Natural:
     """One trust-region step of second order on the whole batch; the value network stays as it is."""
 
     method: Method
-    step: NaturalGradient
+    step: SecondOrder
 
     def init(self, network: ActorCritic) -> Any:
         """See Solver."""
@@ -119,17 +118,43 @@ class Natural:
         return Solved(moved, optimizer, updated(self.method, state, moved, batch, progress), surrogate(actor), report)
 
 
+class Fit(Protocol):
+    """A way to fit the value network alone, for one seed."""
+
+    def init(self, value_network: Any) -> Any:
+        """State of its optimizer."""
+
+    def fit(
+        self, network: ActorCritic, optimizer: Any, batch: Batch, key: Array
+    ) -> tuple[ActorCritic, Any, dict[str, Array]]:
+        """The network with its new critic, the optimizer's state, and figures."""
+
+
+@functools.singledispatch
+def _fit(step: Step, critic: Critic, plan: Plan) -> Fit:
+    raise TypeError(f"no fit of a value network by {type(step).__name__}")
+
+
+@_fit.register
+def _(step: Optimizer, critic: Critic, plan: Plan) -> Fit:
+    return FitByDescent(critic, Descent(step, plan.iterations * critic.epochs * pieces(plan.batch, critic.batch)))
+
+
+@_fit.register
+def _(step: GaussNewton, critic: Critic, plan: Plan) -> Fit:
+    return FitByGaussNewton(step)
+
+
 @dataclass(frozen=True)
 class ThenCritic:
-    """Another solver for the policy, then the fit of the value network by an optimizer of its own."""
+    """Another solver for the policy, then the fit of the value network."""
 
     policy: Solver
-    critic: Critic
-    descent: Descent
+    critic: Fit
 
     def init(self, network: ActorCritic) -> Any:
         """See Solver."""
-        return self.policy.init(network), self.descent.init(network.value_network)
+        return self.policy.init(network), self.critic.init(network.value_network)
 
     def solve(
         self, network: ActorCritic, optimizer: Any, state: Any, batch: Batch, key: Array, progress: Array
@@ -137,15 +162,27 @@ class ThenCritic:
         """See Solver."""
         policy_key, critic_key = jax.random.split(key)
         solved = self.policy.solve(network, optimizer[0], state, batch, policy_key, progress)
-        fitted_network, fitted, losses = self._fit(solved.network, optimizer[1], batch, critic_key)
+        fitted_network, fitted, figures = self.critic.fit(solved.network, optimizer[1], batch, critic_key)
         return solved._replace(
-            network=fitted_network,
-            optimizer=(solved.optimizer, fitted),
-            stats={**solved.stats, "value_loss": losses[-1].mean()},
+            network=fitted_network, optimizer=(solved.optimizer, fitted), stats={**solved.stats, **figures}
         )
 
-    def _fit(self, network: ActorCritic, optimizer: Any, batch: Batch, key: Array) -> tuple[ActorCritic, Any, Array]:
-        """The network with its new critic, the critic's optimizer state, and the losses [epochs, minibatches]."""
+
+@dataclass(frozen=True)
+class FitByDescent:
+    """Gradient steps on minibatches, in several passes."""
+
+    critic: Critic
+    descent: Descent
+
+    def init(self, value_network: Any) -> Any:
+        """See Fit."""
+        return self.descent.init(value_network)
+
+    def fit(
+        self, network: ActorCritic, optimizer: Any, batch: Batch, key: Array
+    ) -> tuple[ActorCritic, Any, dict[str, Array]]:
+        """See Fit."""
         loss = self.critic.loss
         parameters, unpack = self.descent.pack(network.value_network)
 
@@ -162,4 +199,27 @@ class ThenCritic:
 
         shuffled = orders(key, self.critic.epochs, batch.rows)
         (parameters, optimizer), losses = jax.lax.scan(epoch, (parameters, optimizer), shuffled)
-        return network.with_critic(unpack(parameters)), optimizer, losses
+        return network.with_critic(unpack(parameters)), optimizer, {"value_loss": losses[-1].mean()}
+
+
+@dataclass(frozen=True)
+class FitByGaussNewton:
+    """One step of second order on the whole experience."""
+
+    step: GaussNewton
+
+    def init(self, value_network: Any) -> Any:
+        """See Fit."""
+        return ()
+
+    def fit(
+        self, network: ActorCritic, optimizer: Any, batch: Batch, key: Array
+    ) -> tuple[ActorCritic, Any, dict[str, Array]]:
+        """See Fit."""
+        d = batch.decisions
+
+        def values(value_network: Any) -> Array:
+            return evaluate(network.with_critic(value_network), batch).value
+
+        fitted, report = self.step.jax(values, d.returns, d.weights(), network.value_network)
+        return network.with_critic(fitted), optimizer, report

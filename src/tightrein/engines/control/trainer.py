@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,11 @@ class Rows:
 
     seeds: Sequence[int]
     values: dict[str, Array] = field(default_factory=dict)  # path of a setting -> [S]
+    points: Sequence[Mapping[str, float]] = ()  # the same of each row, under short names; none without a grid
+
+    def named(self, row: int) -> dict[str, Any]:
+        """What tells a row from the others: its seed, and its point where there is a grid."""
+        return {"seed": self.seeds[row], **({"point": dict(self.points[row])} if self.points else {})}
 
     @property
     def keys(self) -> Keys:
@@ -28,8 +33,9 @@ class Rows:
         return keys
 
     def networks(self, learner: Learner) -> Any:
-        """The rows' initial networks, stacked along a leading axis [S]."""
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(learner.network(seed) for seed in self.seeds))
+        """What `learner.init` begins with, of all rows: stacked along a leading axis [S]."""
+        each = {seed: learner.networks(seed) for seed in dict.fromkeys(self.seeds)}
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(each[seed] for seed in self.seeds))
 
 
 class Keys(NamedTuple):

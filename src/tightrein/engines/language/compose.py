@@ -70,6 +70,11 @@ def compose(config: LanguageConfig) -> tuple[Any, list[str]]:
             "engine cannot",
             "train it with `tightrein train control`",
         )
+    if method.experience not in PREPARED:
+        raise TightreinError(
+            f"{method.key} learns from single transitions ({method.experience}), and the language engine keeps none",
+            "train it with `tightrein train control`",
+        )
     own: Any = method.step
     method, notes = _at_home(method, config.overrides.get("credit"))
     if config.embedded:

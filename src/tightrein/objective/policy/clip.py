@@ -41,7 +41,7 @@ class Clip(Surrogate):
         return -atleast(advantage, 0) * atmost(r, high) - atmost(advantage, 0) * bad
 
     @property
-    def ceiling(self) -> float | None:
+    def ceiling(self) -> Array | float | None:
         """What `within` holds a bad decision's ratio to, where there is a dual clip."""
         return self.dual
 

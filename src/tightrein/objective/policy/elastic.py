@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...arrays import Array, atleast, atmost, group_sum, masked_mean, namespace, spread, stop_gradient
 from ...decisions import Decisions
-from ...settings import setting
+from ...settings import setting, switched_on
 from .bounds import Bounds
 
 
@@ -30,13 +30,13 @@ class ElasticBounds(Bounds):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Rewards and groups, unless macro = 0."""
-        return frozenset({"reward", "group"}) if self.macro else frozenset()
+        return frozenset({"reward", "group"}) if switched_on(self.macro) else frozenset()
 
     def __call__(self, d: Decisions, r: Array, advantage: Array) -> tuple[Array, Array]:
         """See Bounds: in the shape of the advantage."""
         xp, size = namespace(r), namespace(r).abs(stop_gradient(advantage))
         most = xp.max(size)
-        base = 1 + self.macro * self.variance(d)[:, None] if self.macro else 1.0
+        base = 1 + self.macro * self.variance(d)[:, None] if switched_on(self.macro) else 1.0
         slope = base * self.micro / xp.where(most > 0, most, 1)
         low = atleast((1 - self.low * base) - self.low * slope * size, 1 - self.widest)
         return low, atmost((1 + self.high * base) + self.high * slope * size, 1 + self.widest)

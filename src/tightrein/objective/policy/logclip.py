@@ -29,9 +29,9 @@ class LogClip(Clip):
         return self.within(log_r, advantage, log_bound(low), log_bound(high))
 
     @property
-    def ceiling(self) -> float | None:
+    def ceiling(self) -> Array | float | None:
         """See Clip: the dual clip is one of the ratio."""
-        return None if self.dual is None else math.log(self.dual)
+        return None if self.dual is None else log_bound(self.dual)
 
 
 def log_bound(bound: Array | float) -> Array | float:

@@ -9,7 +9,7 @@ from ...arrays import Array, masked_extreme, masked_mean, namespace, spread, sto
 from ...credit.standardise import standardise
 from ...decisions import Decisions, Loss, Stats
 from ...errors import TightreinError
-from ...settings import Part, setting
+from ...settings import Part, setting, switched_on
 from ..aggregate import Aggregation, TokenMean
 from ..base import Objective, State, detached
 from ..correction import Correction
@@ -48,7 +48,7 @@ class PolicyObjective(Objective):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Fields of Decisions that the loss reads; `mask` is optional."""
         fields = frozenset[str]().union(*(part.needs for part in self._parts()))
-        return fields | ({"entropy"} if self.entropy else set())
+        return fields | ({"entropy"} if switched_on(self.entropy) else set())
 
     @property
     def whole_groups(self) -> bool:  # type: ignore[override]
@@ -66,23 +66,26 @@ class PolicyObjective(Objective):
         per_decision = self._per_decision(d, state)
         weights = self.aggregate(d)
         value = namespace(per_decision).sum(per_decision * weights)
-        if self.value.coef:
-            value = value + self.value.coef * masked_mean(self.value(d), self.value.weights(d))
+        if switched_on(self.value.coef):
+            value = value + self.value.coef * masked_mean(self._value(d, state), self.value.weights(d))
         for term in self.terms:
-            if term.coef:
+            if switched_on(term.coef):
                 value = value + term.coef * term(d, weights)
         return Loss(value, per_decision, Stats(functools.partial(self._stats, d, state, stop_gradient(per_decision))))
+
+    def _value(self, d: Decisions, state: State) -> Array:
+        return self.value.given(state.get("value"))(d)
 
     def _per_decision(self, d: Decisions, state: State) -> Array:
         mask = d.weights()
         loss = spread(self.surrogate.given(state.get("surrogate"))(d), mask)
         if self.correction is not None:
             loss = self.correction.apply(loss, stop_gradient(self.correction(d, self.surrogate)))
-        if self.reference.coef:
+        if switched_on(self.reference.coef):
             loss = loss + self.reference.coef * self.reference(d)
         if self.trust is not None:
             loss = loss + self.trust.penalty(d, state.get("trust"))
-        if self.entropy:
+        if switched_on(self.entropy):
             loss = loss - self.entropy * d.entropy
         return zero_where_masked(loss, mask)
 
@@ -93,17 +96,17 @@ class PolicyObjective(Objective):
             stats |= self._ratio_stats(d, mask)
         if all(getattr(d, name) is not None for name in self.surrogate.needs):
             stats |= self.surrogate.stats(d) | self.surrogate.figures(d, state.get("surrogate"))
-        if self.reference.coef:
+        if switched_on(self.reference.coef):
             stats["kl_ref"] = masked_mean(self.reference(d), mask)
         if self.trust is not None:
             coefficient = self.trust.coefficient(state.get("trust")) + 0 * stats["policy_loss"]
             stats |= {**self.trust.stats(d), "trust_coef": coefficient}
         for term in self.terms:
-            stats |= term.stats(d, self.aggregate(d)) if term.coef else {}
+            stats |= term.stats(d, self.aggregate(d)) if switched_on(term.coef) else {}
         if d.entropy is not None:
             stats["entropy"] = masked_mean(d.entropy, mask)
-        if self.value.coef:
-            stats["value_loss"] = masked_mean(self.value(d), self.value.weights(d))
+        if switched_on(self.value.coef):
+            stats |= {"value_loss": masked_mean(self._value(d, state), self.value.weights(d)), **self.value.stats(d)}
         return stats
 
     def _ratio_stats(self, d: Decisions, mask: Array) -> dict[str, Array]:

@@ -115,7 +115,7 @@ def _log_probs(dist: Distribution | None, d: Decisions) -> Array:
     if not isinstance(dist, Categorical):
         raise TightreinError(
             f"TROLL projects categorical distributions, not {type(dist).__name__}",
-            "use it where actions are discrete",
+            "use it where each action is one choice among some",
         )
     logits = at_least_float32(dist.logits)
     mask = d.weights()[..., None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ...arrays import Array, at_least_float32, atleast, clip, namespace, stop_gradient, zero_where_masked
 from ...decisions import Decisions
-from ...settings import Part, setting
+from ...settings import Part, setting, switched_on
 from ...turns import turn_starts
 
 
@@ -25,13 +27,30 @@ class ValueLoss(Part):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Nothing while it is off; the old value only where the new one is held near it."""
-        if not self.coef:
+        if not switched_on(self.coef):
             return frozenset()
         return frozenset({"value", "returns"} | ({"value_old"} if self.clip_range is not None else set()))
+
+    @property
+    def ranged(self) -> bool:
+        """Whether it knows a range of values, which suits values of order 1."""
+        return self.clip_range is not None
 
     def weights(self, d: Decisions) -> Array:
         """1 where an estimate is to be learned: [B, T]."""
         return d.weights()
+
+    def given(self, state: Any) -> Callable[[Decisions], Array]:
+        """The loss as a function of the decisions, where it keeps something: `state` (None: as at the start)."""
+        return self
+
+    def stats(self, d: Decisions) -> dict[str, Array]:
+        """Named scalars beside the loss itself."""
+        return {}
+
+    def raw(self, value: Array, state: Any) -> Array:
+        """What an output of the value network says in the units of the rewards."""
+        return value
 
     def __call__(self, d: Decisions) -> Array:
         """Loss per decision, without its coefficient: [B, T]."""
@@ -54,7 +73,7 @@ class TurnValueLoss(ValueLoss):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """See ValueLoss; and the turns."""
-        return super().needs | ({"turn"} if self.coef else set())
+        return super().needs | ({"turn"} if switched_on(self.coef) else set())
 
     def weights(self, d: Decisions) -> Array:
         """1 at the first decision of each turn: [B, T]."""

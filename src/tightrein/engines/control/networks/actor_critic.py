@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tightrein.engines.control.actions import Actions
 from tightrein.engines.control.networks.inputs import Inputs
-from tightrein.engines.control.networks.memory import GRU
+from tightrein.engines.control.networks.layers import scaled
 
 Array = Any
 
@@ -23,6 +23,31 @@ class Reading(Protocol):
 
     def __call__(self, outputs: Array) -> tuple[Array, dict[str, Array]]:
         """(V [...], further fields of Decisions) from outputs [..., K]."""
+
+
+class Memory(Protocol):
+    """What is remembered of an episode, a vector [..., H], and how the features that policy and value read know it."""
+
+    @property
+    def size(self) -> int:
+        """H."""
+
+    @property
+    def recurs(self) -> bool:
+        """Whether what is remembered carries a gradient from one decision of a row to the next."""
+
+    @property
+    def heeds_rewards(self) -> bool:
+        """Whether it changes by `rewarded`."""
+
+    def __call__(self, features: Array, begins: Array, memory: Array) -> Array:
+        """Memory after `features` [..., F]; where `begins` [...] is 1 nothing is remembered from before."""
+
+    def unrolled(self, features: Array, begins: Array, memory: Array) -> Array:
+        """Memory after each of W consecutive features [M, W, F], from `memory` [M, H] on; where it recurs."""
+
+    def rewarded(self, memory: Array, reached: Array, reward: Array) -> Array:
+        """Memory after a step that led to features `reached` [..., F] with `reward` [...]."""
 
 
 class Outputs(NamedTuple):
@@ -43,7 +68,7 @@ class ActorCritic(eqx.Module):
     value_network: Any  # features [..., F] -> what `reading` reads [..., K]
     log_std: Array | None
     torso: Any  # observation [..., *shape] -> features [..., F]; None: the observation itself, as a vector
-    core: GRU | None
+    core: Memory | None
     axes: int = eqx.field(static=True)  # of an observation
     actions: Actions = eqx.field(static=True)
     reading: Reading = eqx.field(static=True)
@@ -54,7 +79,7 @@ class ActorCritic(eqx.Module):
 
     def unrolled(self, x: Inputs) -> Outputs:
         """Of rows of consecutive decisions [M, W], remembering from the memory before the first of a row on."""
-        if self.core is None:
+        if self.core is None or not self.core.recurs:
             return self(x)
         assert x.memory is not None
         return self._outputs(self.core.unrolled(self._features(x), x.begins, x.memory[:, 0]), x)
@@ -70,7 +95,13 @@ class ActorCritic(eqx.Module):
 
     def value(self, x: Inputs) -> Array:
         """V(s) [...] alone."""
-        return self.reading(self.value_network(self.advance(x)))[0]
+        return self.reading(self._valued(self.advance(x), x))[0]
+
+    def remembered(self, memory: Array | None, reached: Array, reward: Array) -> Array | None:
+        """Memory after `act`, and after the step that then led to the observation `reached` with `reward` [...]."""
+        if self.core is None or memory is None or not self.core.heeds_rewards:
+            return memory
+        return self.core.rewarded(memory, self._features(Inputs(reached)), reward)
 
     def advance(self, x: Inputs) -> Array:
         """Features, after memory where there is one: then they are the memory after this observation. [..., F]."""
@@ -85,6 +116,11 @@ class ActorCritic(eqx.Module):
     def shared(self) -> bool:
         """Whether policy and value have parameters in common."""
         return self.torso is not None or self.core is not None
+
+    @property
+    def heeds_rewards(self) -> bool:
+        """Whether `remembered` does anything."""
+        return self.core is not None and self.core.heeds_rewards
 
     @property
     def actor(self) -> tuple[Any, Array | None]:
@@ -105,11 +141,13 @@ class ActorCritic(eqx.Module):
         seen = x.observation
         if self.torso is not None:
             return self.torso(seen)
-        vectors = seen if self.axes == 1 else seen.reshape(*seen.shape[: seen.ndim - self.axes], -1)
-        return vectors.astype(jnp.float32)
+        return scaled(seen if self.axes == 1 else seen.reshape(*seen.shape[: seen.ndim - self.axes], -1))
 
     def _policy(self, features: Array, x: Inputs) -> Any:
         return self.actions.distribution(self.policy_network(features), self.log_std, x.allowed)
 
     def _outputs(self, features: Array, x: Inputs) -> Outputs:
-        return Outputs(self._policy(features, x), *self.reading(self.value_network(features)))
+        return Outputs(self._policy(features, x), *self.reading(self._valued(features, x)))
+
+    def _valued(self, features: Array, x: Inputs) -> Array:
+        return self.value_network(features) if x.told is None else self.value_network(features, x.told)

@@ -13,14 +13,15 @@ import numpy as np
 
 from tightrein.engines.control.actions import Actions
 from tightrein.engines.control.networks.actor_critic import ActorCritic
-from tightrein.engines.control.networks.layers import MLP, Features
+from tightrein.engines.control.networks.convolution import check_image, impala, minatar, nature
+from tightrein.engines.control.networks.layers import MLP, Encoder, Features
 from tightrein.engines.control.networks.memory import GRU
 from tightrein.errors import unknown
 
 Array = Any
 Torso = Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, int]]  # rng, shape -> (torso, its features)
 
-TORSOS: dict[str, Torso] = {}
+TORSOS: dict[str, Torso] = {"nature": nature, "impala": impala, "minatar": minatar}
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Architecture:
     """Layers between observation and outputs. torso: a name in TORSOS; "mlp" has none of its own.
 
     Without torso and memory, policy and value are MLPs of the widths `hidden`, each with its own parameters. A torso
-    for images, and memory of the size `memory` (0: none), are shared; with memory `hidden` are the layers before it,
-    after a torso for images it counts only there.
+    for images, and memory of the size `memory` (0: none), are shared, and policy and value then are one layer each on
+    them; with memory `hidden` are the layers before it. Beside a torso for images `hidden` counts for nothing.
     """
 
     torso: str = "mlp"
@@ -49,20 +50,22 @@ class Architecture:
     heads: Any = None
 
     @classmethod
-    def of(cls, torso: str, hidden: tuple[int, ...], memory: int, heads: Any) -> Architecture:
-        """The same, checked.
+    def of(cls, torso: str, hidden: tuple[int, ...], memory: int, heads: Any, shape: tuple[int, ...]) -> Architecture:
+        """The same, checked for observations of `shape`.
 
         Raises:
-            TightreinError: there is no such torso.
+            TightreinError: there is no such torso, or it cannot read these observations.
         """
         if torso not in ("mlp", *TORSOS):
             raise unknown("network", torso, ("mlp", *TORSOS))
+        if torso in TORSOS:
+            check_image(torso, shape)
         return cls(torso, hidden, memory, heads)
 
     @property
     def shares(self) -> bool:
         """Whether policy and value have layers in common."""
-        return self.torso in TORSOS or self.memory > 0
+        return self.torso in TORSOS or self.memory > 0 or getattr(self.heads, "shares", False)
 
     def build(self, rng: np.random.Generator, shape: tuple[int, ...], actions: Actions) -> ActorCritic:
         """The network for observations of `shape`; orthogonal weights, gain 0.01 on the policy's last layer."""
@@ -71,8 +74,9 @@ class Architecture:
         if self.torso in TORSOS:
             torso, features = TORSOS[self.torso](rng, shape)
             layers = ()
-        elif self.memory:
-            torso, features = Features(MLP(rng, [features, *self.hidden], math.sqrt(2.0))), self.hidden[-1]
+        elif self.memory and self.hidden:
+            dense = Features(MLP(rng, [features, *self.hidden], math.sqrt(2.0)))
+            torso, features = Encoder(dense, len(shape)), self.hidden[-1]
             layers = ()
         if self.memory:
             core, features = GRU(rng, features, self.memory), self.memory

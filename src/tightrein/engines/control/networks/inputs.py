@@ -14,10 +14,11 @@ class Inputs(eqx.Module):
 
     observation: [..., *shape], normalised. allowed: [..., A], 1 where an action may be taken (None: all may).
     Of networks with memory also begins: [...], 1 where an episode begins, and memory: [..., H], what was remembered
-    before this observation.
+    before this observation. told: [..., K], what a phase of learning lets the value network know (None: nothing).
     """
 
     observation: Array
     allowed: Array | None = None
     begins: Array | None = None
     memory: Array | None = None
+    told: Array | None = None

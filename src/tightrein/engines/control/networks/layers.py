@@ -1,4 +1,4 @@
-"""Layers: dense with orthogonal initialisation."""
+"""Layers: dense with orthogonal initialisation, and what becomes of an observation before the first of them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class MLP(eqx.Module):
             x = jnp.tanh(x @ weight + bias)
         return x @ self.weights[-1] + self.biases[-1]
 
+    @property
+    def hidden_matrices(self) -> tuple[Array, ...]:
+        """The matrices between the first layer and the last."""
+        return self.weights[1:-1]
+
 
 class Features(eqx.Module):
     """An MLP whose last layer too is followed by tanh: features for the layers after it."""
@@ -44,11 +49,33 @@ class Features(eqx.Module):
         """[..., inputs] -> [..., features]."""
         return jnp.tanh(self.layers(x))
 
+    @property
+    def hidden_matrices(self) -> tuple[Array, ...]:
+        """The matrices after the first layer."""
+        return self.layers.weights[1:]
+
+
+class Encoder(eqx.Module):
+    """Features of observations of any shape, as vectors."""
+
+    layers: Features
+    axes: int = eqx.field(static=True)  # of an observation
+
+    def __call__(self, seen: Array) -> Array:
+        """[..., *shape] -> [..., features]."""
+        return self.layers(scaled(seen.reshape(*seen.shape[: seen.ndim - self.axes], -1)))
+
+
+def scaled(observation: Array) -> Array:
+    """An observation as floats; whole numbers of 0 to 255 (uint8) become 0 to 1."""
+    floats = observation.astype(jnp.float32)
+    return floats / 255 if observation.dtype == jnp.uint8 else floats
+
 
 def out_axes(network: Any) -> tuple[int | None, ...]:
     """Of each leaf: the axis of its outputs if it is a hidden layer's matrix (not the first or last), else None."""
-    nodes = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, MLP))
-    hidden = {id(weight) for node in nodes if isinstance(node, MLP) for weight in node.weights[1:-1]}
+    nodes = jax.tree.leaves(network, is_leaf=lambda node: hasattr(node, "hidden_matrices"))
+    hidden = {id(weight) for node in nodes for weight in getattr(node, "hidden_matrices", ())}
     return tuple(1 if id(leaf) in hidden else None for leaf in jax.tree.leaves(network))
 
 

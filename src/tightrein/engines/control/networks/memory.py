@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -21,6 +21,8 @@ class GRU(eqx.Module):
     within: Array  # [H, 3 H]
     bias: Array  # [3 H]
     candidate_bias: Array  # [H], of the recurrent product of the candidate
+    recurs: ClassVar[bool] = True
+    heeds_rewards: ClassVar[bool] = False
 
     def __init__(self, rng: np.random.Generator, features: int, size: int) -> None:
         """Orthogonal matrices with gain 1, gate by gate; biases 0."""
@@ -48,6 +50,10 @@ class GRU(eqx.Module):
 
         memories = jax.lax.scan(step, memory, (gates, jnp.swapaxes(begins, 0, 1)))[1]
         return jnp.swapaxes(memories, 0, 1)
+
+    def rewarded(self, memory: Array, reached: Array, reward: Array) -> Array:
+        """Rewards change nothing: see ActorCritic.remembered."""
+        return memory
 
     def _next(self, gates: Array, begins: Array, memory: Array) -> Array:
         before = memory * (1 - begins[..., None])
