@@ -12,6 +12,7 @@ import numpy as np
 from tightrein.engines.control import evaluate
 from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.learner import Learner, LearnerState
+from tightrein.engines.control.parallel import Shares
 from tightrein.engines.control.rollout import DeviceState, Rollout, collect, start
 from tightrein.engines.control.trainer import Figures, Keys, Rows, first_broken
 
@@ -29,11 +30,13 @@ class DeviceTrainer:
     """Rollouts and learning in one compiled loop; rows are one more axis of every array."""
 
     def __init__(self, learner: Learner, env: DeviceEnv, rows: Rows, episodes: int) -> None:
-        self._learner, self._env, self._keys, self._values = learner, env, rows.keys, rows.values
-        self._evaluate = evaluate.on_device(env, episodes)
-        self._run = jax.jit(self._iterations, donate_argnums=0)
+        shares = Shares(len(rows.seeds))
+        self._learner, self._env = learner, env
+        self._keys, self._values = shares.placed((rows.keys, rows.values))
+        self._evaluate = jax.jit(shares.over(evaluate.on_device(env, episodes), (0, 0)))
+        self._run = jax.jit(shares.over(self._iterations, (0, 0, 0, None, None)), donate_argnums=0)
         begin = jax.jit(jax.vmap(self._begin))
-        self.state: Progress = begin(rows.networks(learner), self._keys, self._values)
+        self.state: Progress = shares.placed(begin(rows.networks(learner), rows.keys, rows.values))
 
     def run(self, first: int, count: int) -> Figures:
         """See Trainer."""

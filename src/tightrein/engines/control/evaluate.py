@@ -42,7 +42,7 @@ def first_memory(states: LearnerState, *leading: int) -> tuple[Array | None, Arr
 
 
 def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], Array]:
-    """A compiled function of all seeds' states and keys [S] that returns the mean return of each seed [S]."""
+    """A function of all rows' states and keys [S] that returns the mean return of each [S], to be compiled."""
     limit = min(env.time_limit, STEP_LIMIT)
 
     def evaluate(states: LearnerState, keys: Array) -> Array:
@@ -71,7 +71,7 @@ def on_device(env: DeviceEnv, episodes: int) -> Callable[[LearnerState, Array], 
 
         return once
 
-    return jax.jit(evaluate)
+    return evaluate
 
 
 def on_host(spec: EnvSpec, states: LearnerState, act: Callable[..., Array], seeds: list[list[int]]) -> Array:

@@ -13,6 +13,7 @@ from tightrein.engines.control.environments import EnvSpec
 from tightrein.engines.control.host import HostEnvs, env_seed
 from tightrein.engines.control.learner import Learner, LearnerState
 from tightrein.engines.control.networks import Inputs
+from tightrein.engines.control.parallel import Shares
 from tightrein.engines.control.rollout import Rollout, observe
 from tightrein.engines.control.trainer import Figures, Rows, first_broken
 
@@ -28,12 +29,14 @@ class HostTrainer:
         self._draw = jax.jit(jax.vmap(self._draws, (0, None)))
         self._act = jax.jit(jax.vmap(_sampled))
         self._best = jax.jit(jax.vmap(evaluate.best_action))
-        self._learn = jax.jit(jax.vmap(_learn(learner), (0, 0, 1, 0, None, None)), donate_argnums=1)
+        axes = (0, 0, 1, 0, None, None)
+        shares = Shares(len(rows.seeds))
+        self._learn = jax.jit(shares.over(jax.vmap(_learn(learner), axes), axes), donate_argnums=1)
         self._acting = jax.jit(jax.vmap(self._as_behaviour))
         self._keep = jax.jit(jax.vmap(self._kept, (0, 1)), donate_argnums=0)
         self._remember = jax.jit(jax.vmap(evaluate.remembered))
         init = jax.jit(jax.vmap(lambda values, networks: learner.at(values).init(*networks)))
-        self.state: LearnerState = init(rows.values, rows.networks(learner))
+        self.state: LearnerState = shares.placed(init(rows.values, rows.networks(learner)))
         self._envs: HostEnvs | None = None
         self.cut(0)
 
