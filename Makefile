@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REJAX := .rejax
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 # Two workers of one thread each: these models are too small to gain from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow check lint types format bench clean
+.PHONY: demo test test-slow check lint types format bench bench-control clean
 
 $(VENV)/.all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +21,12 @@ $(VENV)/.all: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.all
 	$(PIP) -e ".[dev]"
 	$(PIP) --no-deps verl
+	touch $@
+
+# A peer that needs an older gymnax than ours: an environment of its own.
+$(REJAX)/.done: benchmarks/peers/rejax.txt
+	test -x $(REJAX)/bin/python || $(PYTHON) -m venv $(REJAX)
+	$(REJAX)/bin/python -m pip --disable-pip-version-check install -q -r $<
 	touch $@
 
 demo: $(VENV)/.all
@@ -44,10 +51,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format -q .
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/control_throughput.py
+bench-control: $(VENV)/.dev $(REJAX)/.done
+	$(BIN)/python benchmarks/control.py
+
+bench: bench-control
 	$(BIN)/python benchmarks/language_throughput.py
 	$(BIN)/python benchmarks/objectives.py
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(REJAX) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -45,6 +45,8 @@ class ControlConfig:
     """Layers for observations: mlp, or for images nature, impala or minatar; auto: by the shape of observations."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of an mlp, as many as there are to be, of the policy and of the value network."""
+    value_hidden: tuple[int, ...] | None = None
+    """Widths of the value network's own, where it shares no layer with the policy (automatic: as hidden)."""
     memory: int = 0
     """Units of a recurrent layer (GRU) that remembers the episode; 0: no memory."""
     squash: bool = False
@@ -89,8 +91,10 @@ class ControlConfig:
             raise TightreinError(f"seed is {self.seed}", "seeds are whole numbers from 0 to 2147483647")
         if self.memory < 0:
             raise TightreinError(f"memory is {self.memory}", "give --memory the units of a GRU, or 0 for none")
-        if any(width < 1 for width in self.hidden):
-            raise TightreinError(f"hidden is {self.hidden}", "give each hidden layer at least one unit")
+        if any(width < 1 for width in (*self.hidden, *(self.value_hidden or ()))):
+            raise TightreinError(
+                f"hidden is {self.hidden}, value_hidden {self.value_hidden}", "give each hidden layer at least one unit"
+            )
 
     @property
     def overrides(self) -> dict[str, str]:

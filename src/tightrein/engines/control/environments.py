@@ -76,6 +76,19 @@ def find(name: str, backend: str = "auto", squash: bool = False) -> EnvSpec:
     raise _unknown(name, tried)
 
 
+def shows_images(name: str, backend: str = "auto") -> bool:
+    """Whether the environment is one of EnvPool's with pixels: found out without JAX, which gymnax begins to use."""
+    if backend not in ("auto", "envpool") or not _installed("envpool", required=False) or name not in _envpool_names():
+        return False
+    import envpool
+
+    try:
+        space = envpool.make_spec(name).observation_space
+    except Exception:  # whatever is wrong is said when the environment is made
+        return False
+    return bool(getattr(space, "dtype", None) == np.uint8)
+
+
 def make_gymnax(name: str) -> tuple[Any, Any]:
     """gymnax's environment and its default parameters."""
     import gymnax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import numpy as np
 from tightrein.engines.control import evaluate
 from tightrein.engines.control.environments import EnvSpec
 from tightrein.engines.control.host import HostEnvs, env_seed
+from tightrein.engines.control.host_policy import HostPolicy
 from tightrein.engines.control.learner import Learner, LearnerState
 from tightrein.engines.control.networks import Inputs
 from tightrein.engines.control.parallel import Shares
@@ -104,11 +106,11 @@ class HostTrainer:
         Finished episodes are added to `sums` (returns, lengths, count).
         """
         assert self._envs is not None
-        steps = []
+        act, remembers, steps = self._actor(acting), self._memory is not None, []
         for t in range(noise.shape[1]):
-            remembers = self._memory is not None
-            seen = Inputs(self._observation, self._allowed(), self._begins if remembers else None, self._memory)
-            action, sent, self._memory = self._act(acting, seen, noise[:, t])
+            observation, allowed, memory = self._observation, self._allowed(), self._memory
+            begins = self._begins if remembers else None
+            action, sent, self._memory = act(observation, allowed, begins, memory, noise[:, t])
             sent = np.asarray(sent)
             reached, reward, terminated, truncated = map(
                 self._split, self._envs.step(sent.reshape(-1, *sent.shape[2:]))
@@ -116,17 +118,18 @@ class HostTrainer:
             if self._memory is not None and self.state.network.heeds_rewards:
                 self._memory = self._remember(acting, self._memory, reached, reward)
             mask = ~self._resetting
-            steps.append(
-                Rollout(
-                    seen.observation, action, reward, terminated, truncated, reached, mask,
-                    seen.allowed, seen.begins, seen.memory,
-                )
-            )  # fmt: skip
+            steps.append((observation, action, reward, terminated, truncated, reached, mask, allowed, begins, memory))
             self._begins = self._resetting.astype(np.float32)
             self._observation, self._resetting = reached, terminated | truncated
             self._count(reward, mask, sums)
-        rollout: Rollout = jax.tree.map(_stacked, *steps)
-        return rollout
+        return Rollout(*(_stacked(column) for column in zip(*steps, strict=True)))
+
+    def _actor(self, acting: LearnerState) -> Callable[..., tuple[Array, Array, Array | None]]:
+        """What draws the actions of a rollout: (action, what is sent, memory) of observation, ..., memory and noise."""
+        if self._allowed() is None and HostPolicy.knows(acting.network):
+            policy = HostPolicy(acting.network, acting.observations)
+            return lambda observation, allowed, begins, memory, noise: (*policy(observation, noise), None)
+        return lambda *seen: self._act(acting, Inputs(*seen[:-1]), seen[-1])
 
     def _allowed(self) -> Array | None:
         """The actions that may be taken now [S, E, A]; None: all of them."""
@@ -161,7 +164,9 @@ def _learn(learner: Learner) -> Any:
     return learn
 
 
-def _stacked(*steps: Array) -> Array:
+def _stacked(steps: tuple[Array, ...]) -> Array | None:
     """Steps along a new leading axis; flags as floats."""
+    if steps[0] is None:
+        return None
     column = np.stack([np.asarray(x) for x in steps])
     return column.astype(np.float32) if column.dtype == bool else column

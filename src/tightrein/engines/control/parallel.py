@@ -1,7 +1,8 @@
-"""Rows over the cores of a CPU.
+"""The cores of a CPU: what XLA is told about them before it begins, and rows shared out over them.
 
-XLA runs a program of many small operations on one core, however many rows each of them has. So the cores are made
-devices of their own, and each takes an equal share of the rows; they have nothing to tell each other.
+A program of many small operations gains nothing from several threads: they hand operations to each other, and every
+handover costs more than the operation. So each core is a device of its own, takes an equal share of the rows, and has
+one thread; they have nothing to tell each other.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-with contextlib.suppress(RuntimeError):  # whoever has used JAX before this keeps the devices that it then made
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # type: ignore[no-untyped-call]
+THREADS = "PJRT_NPROC"  # XLA's own variable, read when JAX makes its first array
+
+
+def prepare(images: bool) -> None:
+    """Set devices and threads, before JAX is used: afterwards this changes nothing. images: threads pay off there."""
+    with contextlib.suppress(RuntimeError):  # whoever has used JAX before keeps the devices that it then made
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # type: ignore[no-untyped-call]
+    if not images:
+        os.environ.setdefault(THREADS, "1")
 
 
 class Shares:

@@ -20,6 +20,7 @@ from tightrein.engines.control.grid import Grid, check_traceable, composed, poin
 from tightrein.engines.control.host_trainer import HostTrainer
 from tightrein.engines.control.learner import Learner
 from tightrein.engines.control.networks import Architecture, automatic
+from tightrein.engines.control.parallel import prepare
 from tightrein.engines.control.replay import ReplayLearner
 from tightrein.engines.control.snapshot import from_arrays, to_arrays
 from tightrein.engines.control.trainer import Figures, Trainer
@@ -40,6 +41,7 @@ def train(config: ControlConfig) -> dict[str, Any]:
         TightreinError: for anything the user can put right: names, numbers, a run that is already there, a full
             disk, or training that left the finite numbers.
     """
+    prepare(environments.shows_images(config.env, config.backend))
     method, notes, grid = composed(config)
     spec = environments.find(config.env, config.backend, config.squash)
     method = with_actions(method, spec.actions)
@@ -141,7 +143,14 @@ def architecture_of(config: ControlConfig, method: Any, spec: EnvSpec) -> Archit
             f"{method.key} moves the policy apart from the value network, and here they would share layers",
             "use --network mlp --memory 0, or another method",
         )
-    return architecture
+    if config.value_hidden is None:
+        return architecture
+    if architecture.shares or method.heads is not None:
+        raise TightreinError(
+            "value_hidden is for a value network of its own, and here policy and value belong together",
+            "leave out --value-hidden",
+        )
+    return dataclasses.replace(architecture, value_hidden=config.value_hidden)
 
 
 class _Training:

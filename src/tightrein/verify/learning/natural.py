@@ -38,7 +38,10 @@ class Decision:
 
 @shows("npg")
 def npg() -> Shown:
-    """Exact steps on random decision processes rise to the optimum as the theorem says; CartPole is solved."""
+    """Exact steps on random decision processes rise to the optimum as the theorem says; most seeds solve CartPole.
+
+    Nothing holds a single step back, so a seed may lose what it had: the median counts.
+    """
     worst, rose, last = 0.0, True, 0.0
     for seed in range(5):
         task, logits, reached = Decision(seed), np.zeros((10, 3)), []
@@ -50,14 +53,15 @@ def npg() -> Shown:
             worst = max(worst, (task.best() - reached[-1]) / bound)
         rose = rose and bool(np.all(np.diff(reached) >= -1e-12))
         last = max(last, task.best() - reached[9])
-    summary, lines = run(method="npg", total_steps=51_200, seeds=2)
-    kl, returned = column(lines, "kl_step"), summary["eval_return_mean"]
+    summary, lines = run(method="npg", total_steps=51_200, seeds=5)
+    kl, returned = column(lines, "kl_step"), sorted(summary["eval_return"])
     says = (
         f"exact steps on 5 random decision processes of 10 states: every one rises, {last:.4f} from the optimum after "
-        f"10 at most, the gap never more than {worst:.1%} of the theorem's bound; CartPole {returned:.0f} of 500 after "
-        f"50 updates of 1,024 steps, mean KL {np.median(kl):.4f} in the median, {kl.max():.4f} at most for delta 0.01"
+        f"10 at most, the gap never more than {worst:.1%} of the theorem's bound; CartPole from {returned[0]:.0f} to "
+        f"{returned[-1]:.0f}, {np.median(returned):.0f} in the median of 5 seeds, after 50 updates; mean KL "
+        f"{np.median(kl):.4f} in the median, {kl.max():.4f} at most for delta 0.01"
     )
-    return Shown(says, bool(rose and worst <= 1 and returned >= 475))
+    return Shown(says, bool(rose and worst <= 1 and np.median(returned) >= 475))
 
 
 @shows("gae_value_trust_region")

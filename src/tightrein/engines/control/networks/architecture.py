@@ -48,6 +48,7 @@ class Architecture:
     hidden: tuple[int, ...] = (64, 64)
     memory: int = 0
     heads: Any = None
+    value_hidden: tuple[int, ...] | None = None  # of a value network that shares no layer; None: as `hidden`
 
     @classmethod
     def of(cls, torso: str, hidden: tuple[int, ...], memory: int, heads: Any, shape: tuple[int, ...]) -> Architecture:
@@ -80,7 +81,10 @@ class Architecture:
             layers = ()
         if self.memory:
             core, features = GRU(rng, features, self.memory), self.memory
-        return heads(self.heads, rng, [features, *layers], actions)(torso, core, len(shape))
+        network = heads(self.heads, rng, [features, *layers], actions)(torso, core, len(shape))
+        if self.value_hidden is None:
+            return network
+        return network.with_critic(MLP(rng, [features, *self.value_hidden, network.reading.outputs], 1.0))
 
 
 @functools.singledispatch
