@@ -7,8 +7,12 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tightrein.errors import TightreinError
 
 REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -46,6 +50,25 @@ def write_atomic(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A file beside `path`, of the same kind, to be written; it becomes `path` if nothing is raised, else it goes.
+
+    Raises:
+        TightreinError: it could not be written; names the cause.
+    """
+    beside = path.with_name(f".{path.stem}.writing{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        cause, remedy = cause_and_remedy(error)
+        raise TightreinError(f"{path} could not be written: {cause}", f"{remedy}, or name another file") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def jsonable(value: Any) -> Any:

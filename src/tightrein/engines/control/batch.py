@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,17 @@ def evaluate(network: ActorCritic, batch: Batch) -> Any:
     return batch.decisions.replace(
         logp=dist.log_prob(batch.action), dist=dist, entropy=dist.entropy(), value=value, **more
     )
+
+
+def zeros(shapes: Any) -> Any:
+    """Zeros of the shapes that `jax.eval_shape` found."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def if_logged(log: Array, figures: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    """What `figures` gives, computed only where it is to be logged; zeros otherwise."""
+    found: dict[str, Array] = jax.lax.cond(log, figures, lambda: zeros(jax.eval_shape(figures)))
+    return found
 
 
 def pieces(rows: int, size: int) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tightrein.engines.control import evaluate
+from tightrein.engines.control.batch import zeros
 from tightrein.engines.control.device import DeviceEnv
 from tightrein.engines.control.learner import Learner, LearnerState
 from tightrein.engines.control.parallel import Shares
@@ -96,7 +97,7 @@ class DeviceTrainer:
             return state, stats, first_broken(broken, stats, first + i)
 
         shapes = jax.eval_shape(one, state, keys, values, first, jnp.asarray(True))[1]
-        stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        stats = zeros(shapes)
         state = eqx.tree_at(lambda s: s.envs.episodes, state, jax.vmap(lambda e: e.emptied())(state.envs.episodes))
         state, stats, broken = jax.lax.fori_loop(0, count, body, (state, stats, -jnp.ones(keys.train.shape, jnp.int32)))
         episodes = state.envs.episodes

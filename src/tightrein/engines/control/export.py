@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from tightrein.engines.control.onnx_graph import to_onnx
 from tightrein.engines.control.restore import Acting, Policy, drawn_action
 from tightrein.engines.control.rollout import collect, observe, start
 from tightrein.errors import TightreinError, require
-from tightrein.runs.files import cause_and_remedy
+from tightrein.runs.files import written_beside
 
 Array = Any
 
@@ -52,19 +51,10 @@ def export(policy: Policy, out: Path) -> dict[str, float]:
     function, inputs = _function(policy)
     metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in _about(policy).items()}
     model = to_onnx(function, inputs, {"action": str(policy.action_dtype)}, metadata)
-    beside = out.with_name(f".{out.name}.writing")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(out) as beside:
         beside.write_bytes(model.SerializeToString())
         session = runtime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-        found = _tried(policy, function, session)
-        os.replace(beside, out)
-    except OSError as error:
-        cause, remedy = cause_and_remedy(error)
-        raise TightreinError(f"{out} could not be written: {cause}", f"{remedy}, or name another file") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return found
+        return _tried(policy, function, session)
 
 
 def _function(policy: Policy) -> tuple[Any, dict[str, tuple[tuple[int, ...], str]]]:

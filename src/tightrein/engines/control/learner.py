@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 import tightrein as tr
 from tightrein.engines.control.auxiliary import phase_of
-from tightrein.engines.control.batch import Batch, evaluate
+from tightrein.engines.control.batch import Batch, evaluate, if_logged
 from tightrein.engines.control.behaviour import Sampler, sampler_of
 from tightrein.engines.control.config import Plan
 from tightrein.engines.control.descent import Solver
@@ -223,8 +223,4 @@ class Learner:
         def figures() -> dict[str, Array]:
             return dict(self.method.loss(evaluate(network, batch), method_state).stats)
 
-        shapes = jax.eval_shape(figures)
-        found: dict[str, Array] = jax.lax.cond(
-            log, figures, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        )
-        return found
+        return if_logged(log, figures)

@@ -17,7 +17,7 @@ from tightrein.engines.control.evaluate import STEP_LIMIT
 from tightrein.engines.control.restore import Policy
 from tightrein.engines.control.stages import Stage, stage_of
 from tightrein.errors import TightreinError, require
-from tightrein.runs.files import cause_and_remedy
+from tightrein.runs.files import written_beside
 
 Array = Any
 Take = Callable[[Array], None]  # what is done with each picture [H, W, 3]
@@ -95,17 +95,8 @@ def _episode(policy: Policy, stage: Stage, seed: int, sample: bool, take: Take) 
 @contextmanager
 def _recorder(out: Path, fps: float) -> Iterator[Take]:
     """Writes pictures to a file beside `out`, which becomes `out` at the end."""
-    beside = out.with_name(f".{out.stem}.writing{out.suffix}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FORMATS[out.suffix](beside, fps) as take:
-            yield take
-        os.replace(beside, out)
-    except OSError as error:
-        cause, remedy = cause_and_remedy(error)
-        raise TightreinError(f"{out} could not be written: {cause}", f"{remedy}, or name another file") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(out) as beside, FORMATS[out.suffix](beside, fps) as take:
+        yield take
 
 
 @contextmanager

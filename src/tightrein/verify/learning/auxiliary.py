@@ -36,17 +36,15 @@ def achievement_distillation() -> Shown:
     mine = method("achievement_distillation", **{"auxiliary.most": 5})
     objective = mine.objective.replace(value=ValueLoss(coef=1.0))
     plain = mine.replace(auxiliary=None, heads=None, objective=objective)
-    found = {}
-    for name, what in (("mine", mine), ("plain", plain)):
-        trainer, learner = chained(what, seeds=3, steps=50_000, envs=8, rollout=64)
-        found[name] = unlocked(trainer, learner)
-        if name == "mine":
-            right, most = accuracy(trainer, learner)
+    size = {"seeds": 3, "steps": 50_000, "envs": 8, "rollout": 64}
+    trained = chained(mine, **size)
+    ours, theirs = unlocked(*trained), unlocked(*chained(plain, **size))
+    right, most = accuracy(*trained)
     says = (
-        f"achievements an episode after 50,000 steps, 3 seeds: {_listed(found['mine'])}, PPO {_listed(found['plain'])} "
+        f"achievements an episode after 50,000 steps, 3 seeds: {_listed(ours)}, PPO {_listed(theirs)} "
         f"of 5; next achievement predicted right {_listed(right)}, the most frequent one is {_listed(most)}"
     )
-    return Shown(says, bool(found["mine"].mean() > found["plain"].mean() and right.min() > 0.8))
+    return Shown(says, bool(ours.mean() > theirs.mean() and right.min() > 0.8))
 
 
 def _listed(values: np.ndarray) -> str:

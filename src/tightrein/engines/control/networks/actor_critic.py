@@ -113,11 +113,6 @@ class ActorCritic(eqx.Module):
         return None if self.core is None else jnp.zeros((*leading, self.core.size))
 
     @property
-    def shared(self) -> bool:
-        """Whether policy and value have parameters in common."""
-        return self.torso is not None or self.core is not None
-
-    @property
     def heeds_rewards(self) -> bool:
         """Whether `remembered` does anything."""
         return self.core is not None and self.core.heeds_rewards

@@ -16,6 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import tightrein as tr
+from tightrein.engines.control.batch import if_logged
 from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.descent import Descent
 from tightrein.engines.control.environments import EnvSpec
@@ -212,8 +213,4 @@ class ReplayLearner:
         def figures() -> dict[str, Array]:
             return dict(self.method.loss(self.decisions(networks, target, previous, batch, noise)).stats)
 
-        shapes = jax.eval_shape(figures)
-        found: dict[str, Array] = jax.lax.cond(
-            log, figures, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        )
-        return found
+        return if_logged(log, figures)
