@@ -3,7 +3,7 @@
     python benchmarks/control_endurance.py [--steps 20000000] [--kills 10]
 
 Each part starts `tightrein train control` as a process of its own. The first watches its resident memory. The second
-kills one with SIGKILL at a random moment and resumes it, again and again, until it ends; checkpoint and metrics must
+kills runs with SIGKILL at random moments and resumes them, again and again, until they end; checkpoint and metrics must
 then be those of an uninterrupted run, bit for bit (but for what the clock says).
 """
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,26 +65,32 @@ def kept(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
 
 
 def killed(name: str, flags: list[str], kills: int, folder: Path, rng: random.Random) -> dict[str, Any]:
-    """One run straight through, one killed `kills` times."""
+    """One run straight through, and as many others, killed and resumed until they end, as `kills` take."""
     began = time.monotonic()
     if start(flags, folder / "whole").wait():
         raise RuntimeError(f"{name} failed")
-    seconds, done = time.monotonic() - began, 0
+    seconds, done, runs, same = time.monotonic() - began, 0, 0, True
     while done < kills:
-        out = folder / "killed"
+        out = folder / f"killed_{runs}"
+        done += interrupted(flags, out, kills - done, lambda: rng.uniform(0.1, 0.8) * seconds)
+        runs, same = runs + 1, same and kept(folder / "whole") == kept(out)
+    print(f"{name}: {done} kills in {runs} runs, {'the same bit for bit' if same else 'DIFFERENT'}", flush=True)
+    return {"flags": flags, "kills": done, "runs": runs, "same": same}
+
+
+def interrupted(flags: list[str], out: Path, most: int, patience: Callable[[], float]) -> int:
+    """A run to its end, killed whenever `patience` has passed, `most` times at most. Returns how often it was."""
+    done = 0
+    while True:
         process = start([*flags, *(["--resume"] if out.exists() else [])], out)
         try:
-            process.wait(timeout=rng.uniform(0.1, 0.8) * seconds)
-            break  # it came to its end: no further kill can be had
+            if process.wait(timeout=patience() if done < most else None):
+                raise RuntimeError(f"{out} could not go on")
+            return done
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             done += 1
-    if start([*flags, "--resume"], folder / "killed").wait():
-        raise RuntimeError(f"{name} could not be resumed")
-    same = kept(folder / "whole") == kept(folder / "killed")
-    print(f"{name}: killed {done} times, {'the same bit for bit' if same else 'DIFFERENT'}", flush=True)
-    return {"flags": flags, "kills": done, "same": same}
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,14 +45,14 @@ def average(ended: Iterable[Ended]) -> float | None:
     return round(sum(e.total for e in ended) / count, 2) if count else None
 
 
-def record(side: str, env: str, seed: int, ended: list[Ended], evaluated: float, seconds: float) -> dict[str, Any]:
+def record(side: str, env: str, seed: int, ended: list[Ended], evaluated: float) -> dict[str, Any]:
     """A line of the results."""
     edges = [STEPS * (i + 1) // POINTS for i in range(POINTS)]
     curve = [average(e for e in ended if low < e.step <= high) for low, high in zip([0, *edges], edges, strict=False)]
     return {
         "side": side, "env": env, "seed": seed, "steps": STEPS,
         "final": average(e for e in ended if e.step > STEPS * (1 - LAST)), "evaluated": round(evaluated, 2),
-        "seconds": round(seconds, 1), "curve": curve,
+        "curve": curve,
     }  # fmt: skip
 
 
@@ -85,13 +84,12 @@ def sb3(env_name: str, seed: int) -> dict[str, Any]:
         learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, clip_range=0.2, vf_coef=0.5, ent_coef=0.0, max_grad_norm=0.5,
         policy_kwargs={"net_arch": [64, 64], "activation_fn": torch.nn.Tanh}, seed=seed, device="cpu",
     )  # fmt: skip
-    episodes, began = Episodes(), time.perf_counter()
+    episodes = Episodes()
     model.learn(STEPS, callback=episodes)
-    seconds = time.perf_counter() - began
     frozen = VecNormalize(make_vec_env(env_name, 4, seed=10_000 + seed), training=False, norm_reward=False)
     frozen.obs_rms = env.obs_rms
     evaluated, _ = evaluate_policy(model, frozen, n_eval_episodes=EVALUATION, deterministic=True)
-    return record("sb3", env_name, seed, episodes.ended, float(evaluated), seconds)
+    return record("sb3", env_name, seed, episodes.ended, float(evaluated))
 
 
 def ours(env_name: str, seeds: range) -> list[dict[str, Any]]:
@@ -118,7 +116,7 @@ def ours(env_name: str, seeds: range) -> list[dict[str, Any]]:
     for seed, evaluated in zip(seeds, summary["eval_return"], strict=True):
         own = [line for line in lines if line["seed"] == seed and line.get("episodes")]
         ended = [Ended(line["step"], line["return_mean"] * line["episodes"], line["episodes"]) for line in own]
-        runs.append(record("tightrein", env_name, seed, ended, evaluated, summary["seconds"] / len(seeds)))
+        runs.append(record("tightrein", env_name, seed, ended, evaluated))
     return runs
 
 
@@ -135,7 +133,7 @@ def keep(runs: list[dict[str, Any]]) -> None:
     with RESULTS.open("a") as file:
         file.writelines(json.dumps(run) + "\n" for run in runs)
     for run in runs:
-        shown = f"final {run['final']}, evaluated {run['evaluated']}, {run['seconds']} s"
+        shown = f"final {run['final']}, evaluated {run['evaluated']}"
         print(f"{run['side']} {run['env']} seed {run['seed']}: {shown}", flush=True)
 
 
