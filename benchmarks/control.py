@@ -14,6 +14,7 @@ runs in an environment of its own (benchmarks/peers/rejax_server.py).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -21,6 +22,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -159,13 +161,13 @@ def sb3(shape: Shape) -> Side:
     return Side(run)
 
 
-def rejax(python: Path) -> Callable[[Shape], Side]:
-    """rejax in the environment of `python`, told over pipes when its turn is."""
+def served(*command: str | Path) -> Callable[[Shape], Side]:
+    """A side in a process of its own, told over pipes when its turn is."""
 
     def make(shape: Shape) -> Side:
-        if not python.exists():
-            raise SystemExit(f"{python} is not there: `make bench-control` makes it, --rejax names another")
-        server = subprocess.Popen([python, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if not Path(command[0]).exists():
+            raise SystemExit(f"{command[0]} is not there: `make bench-control` makes it, --rejax names another")
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
         def ask(message: dict[str, Any]) -> dict[str, Any]:
             assert server.stdin is not None
@@ -174,7 +176,7 @@ def rejax(python: Path) -> Callable[[Shape], Side]:
             server.stdin.flush()
             answer = server.stdout.readline()
             if not answer:
-                raise SystemExit("rejax ended; its own words are above")
+                raise SystemExit("the other process ended; its own words are above")
             return dict(json.loads(answer))
 
         def close() -> None:
@@ -187,6 +189,15 @@ def rejax(python: Path) -> Callable[[Shape], Side]:
         return Side(lambda: ask({})["per_second"], compiled, close)
 
     return make
+
+
+def serve(seeds: int) -> None:
+    """Ours with so many seeds, as `served` asks for it: how XLA is set up depends on their number."""
+    prepare(images=False, several=seeds > 1)
+    side = ours(SB3_TERMS, seeds)(Shape(**json.loads(input())))
+    print(json.dumps({"compile_seconds": side.compile_seconds}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"per_second": side.run()}), flush=True)
 
 
 def simulator(shape: Shape) -> Side:
@@ -216,7 +227,7 @@ def rows(python: Path) -> dict[str, Row]:
     found = {"cartpole": Row(cartpole, {"ours": ours(SB3_TERMS), "sb3": sb3}, (Asked("ours", "sb3", 25),))}
     for envs, rollout, minibatch, epochs in ((4, 128, 128, 4), (8, 32, 256, 20), (64, 64, 256, 8), (512, 32, 1024, 8)):
         shape = Shape("CartPole-v1", envs, rollout, minibatch, epochs, steps=204_800, theirs=204_800)
-        sides = {"ours": ours(REJAX_TERMS), "rejax": rejax(python)}
+        sides = {"ours": ours(REJAX_TERMS), "rejax": served(python, SERVER)}
         found[f"rejax-{envs}x{rollout}"] = Row(shape, sides, (Asked("ours", "rejax", 1.2),))
     for env in ("HalfCheetah-v5", "Hopper-v5"):
         shape = Shape(env, 16, 128, 64, 10, steps=40_960, theirs=12_288)
@@ -224,8 +235,15 @@ def rows(python: Path) -> dict[str, Row]:
         found[env.removesuffix("-v5").lower()] = Row(
             shape, sides, (Asked("ours", "sb3", 6), Asked("ours", "simulator", 0.65))
         )
-    sixteen = {"one seed": ours(SB3_TERMS), "each of sixteen": ours(SB3_TERMS, seeds=16)}
-    found["seeds"] = Row(cartpole, sixteen, (Asked("one seed", "each of sixteen", 6, at_most=True),))
+    sides = {
+        name: served(sys.executable, __file__, "--serve", str(seeds))
+        for name, seeds in (("one seed", 1), ("each of sixteen", 16))
+    }
+    found["seeds"] = Row(
+        dataclasses.replace(cartpole, theirs=cartpole.steps),
+        sides,
+        (Asked("one seed", "each of sixteen", 6, at_most=True),),
+    )
     return found
 
 
@@ -287,8 +305,12 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of a repeat")
     parser.add_argument("--rejax", type=Path, default=HERE.parent / ".rejax" / "bin" / "python")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--serve", type=int, help="for this script itself: one side of so many seeds")
     given = parser.parse_args()
-    prepare(images=False)  # as training does; rejax's process gets the same number of threads
+    if given.serve:
+        serve(given.serve)
+        return
+    prepare(images=False, several=False)  # as training does; rejax's process gets the same number of threads
     before, everything = machine(), rows(given.rejax.absolute())
     chosen = {n: r for n, r in everything.items() if given.only is None or n.startswith(tuple(given.only))}
     found = {name: measure(name, row, given.repeats, given.scale) for name, row in chosen.items()}

@@ -1,8 +1,8 @@
 """The cores of a CPU: what XLA is told about them before it begins, and rows shared out over them.
 
 A program of many small operations gains nothing from several threads: they hand operations to each other, and every
-handover costs more than the operation. So each core is a device of its own, takes an equal share of the rows, and has
-one thread; they have nothing to tell each other.
+handover costs more than the operation. So one row has one device with one thread, and several rows have a device for
+each core, which takes an equal share of them; they have nothing to tell each other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 THREADS = "PJRT_NPROC"  # XLA's own variable, read when JAX makes its first array
 
 
-def prepare(images: bool) -> None:
-    """Set devices and threads, before JAX is used: afterwards this changes nothing. images: threads pay off there."""
+def prepare(images: bool, several: bool) -> None:
+    """Set devices and threads, before JAX is used: afterwards this changes nothing.
+
+    images: threads pay off there. several: there are rows to share out (XLA has as many threads as devices at least).
+    """
     with contextlib.suppress(RuntimeError):  # whoever has used JAX before keeps the devices that it then made
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # type: ignore[no-untyped-call]
+        cores = len(os.sched_getaffinity(0)) if several else 1
+        jax.config.update("jax_num_cpu_devices", cores)  # type: ignore[no-untyped-call]
     if not images:
         os.environ.setdefault(THREADS, "1")
 

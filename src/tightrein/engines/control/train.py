@@ -41,7 +41,7 @@ def train(config: ControlConfig) -> dict[str, Any]:
         TightreinError: for anything the user can put right: names, numbers, a run that is already there, a full
             disk, or training that left the finite numbers.
     """
-    prepare(environments.shows_images(config.env, config.backend))
+    prepare(environments.shows_images(config.env, config.backend), several=config.seeds > 1 or bool(config.grid))
     method, notes, grid = composed(config)
     spec = environments.find(config.env, config.backend, config.squash)
     method = with_actions(method, spec.actions)
