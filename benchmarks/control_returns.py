@@ -148,8 +148,9 @@ def run_peer(envs: list[str], seeds: int) -> None:
 def run_ours(envs: list[str], seeds: int) -> None:
     """What is missing of ours, task by task."""
     for env in envs:
-        if any(("tightrein", env, seed) not in known() for seed in range(seeds)):
-            keep(ours(env, range(seeds)))
+        missing = [seed for seed in range(seeds) if ("tightrein", env, seed) not in known()]
+        if missing:
+            keep(ours(env, range(missing[0], missing[-1] + 1)))
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
