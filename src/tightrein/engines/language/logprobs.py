@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tightrein.distributions import Categorical
+from tightrein.engines.language.outputs import Outputs, forward, layer_of
 from tightrein.engines.language.routing import recorded, replayed, stacked
 from tightrein.engines.language.sampling import Samples, positions_of
 
 ABSENT = -27.6  # log-probability (about 1e-12) given to the slots of tokens that are not kept
-LOGITS = 2**27  # in one forward pass without gradient, at most
+AT_ONCE = 2**14  # tokens in one forward pass without gradient, at most
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,18 @@ class Kept:
     action: Tensor
 
     @classmethod
-    def of(cls, everything: Tensor, chosen: Tensor, keeping: Keeping) -> Kept:
-        """Those with the old policy's mass, and the chosen one in any case.
+    def of(cls, ranked: Tensor, index: Tensor, chosen: Tensor, mass: float) -> Kept:
+        """Those with this mass, and the chosen one in any case.
 
-        everything: [B, T, V] log-probabilities of the old policy. chosen: [B, T] token ids.
+        ranked: [..., K] log-probabilities of the old policy's likeliest tokens, largest first. index: which they are.
+        chosen: [...] token ids.
         """
-        ranked, index = everything.topk(min(keeping.count, everything.shape[-1]), -1)
-        probability = ranked.exp()
-        held = probability.cumsum(-1) - probability < keeping.mass
+        probability, index = ranked.exp(), index.clone()
+        held = probability.cumsum(-1) - probability < mass
         same = index == chosen[..., None]
         index[..., -1] = torch.where(same.any(-1), index[..., -1], chosen)
         same = index == chosen[..., None]
         return cls(index, held | same, same.int().argmax(-1))
-
-    def distribution(self, everything: Tensor) -> Categorical:
-        """The distribution over the kept tokens, from log-probabilities [B, T, V] of all."""
-        return Categorical(everything.gather(-1, self.index).masked_fill(~self.held, ABSENT))
 
     def take(self, rows: Tensor) -> Kept:
         """Those of these rows."""
@@ -83,41 +81,79 @@ def view(
     head: Callable[[Tensor], Tensor] | None = None, kept: Kept | Keeping | None = None, hidden: bool = False,
     embedding: bool = False, temperatures: Sequence[float] = (), experts: Tensor | bool = False,
 ) -> View:  # fmt: skip
-    """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions.
+    """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions, where `attention` [B, L] is 1.
 
-    attention: [B, L]. Probabilities are those of softmax(logits / temperature), in float32. The entropy carries a
-    gradient only if asked for, as keeping what its backward needs costs memory. head: values from the hidden states
-    [B, T, H] of the positions at which the decisions are made. kept: the tokens of `dist`, or how many. hidden: those
-    states themselves. embedding: the mean state behind the tokens of the answer. temperatures: relative to
-    `temperature`, those of `tempered`. experts: those of Samples, to be followed; True: to be written down.
+    Probabilities are those of softmax(logits / temperature), in float32; behind the end of an answer there is 0. The
+    entropy carries a gradient only if asked for. head: values from the hidden states [B, T, H] of the positions at
+    which the decisions are made. kept: the tokens of `dist`, or how many. hidden: those states themselves. embedding:
+    the mean state behind the tokens of the answer. temperatures: relative to `temperature`, those of `tempered`.
+    experts: those of Samples, to be followed; True: to be written down.
     """
-    with _output_layer(model, head is not None or hidden or embedding) as reads, _routing(model, experts) as routed:
-        output = model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions_of(attention),
-            use_cache=False,
-            logits_to_keep=span + 1,
-        )
-    states = reads[-1][:, -span - 1 :] if reads else None
-    everything = torch.log_softmax(output.logits[:, :-1].float() / temperature, -1)
-    chosen = ids[:, -span:]
-    if isinstance(kept, Keeping):
-        kept = Kept.of(everything, chosen, kept)
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        entropy = -(everything.exp() * everything).sum(-1)
-    logp = everything.gather(2, chosen[..., None])[..., 0]
+    layer, places = layer_of(model), positions_of(attention)
+    with _routing(model, experts) as routed:
+        made = forward(model, layer, span + 1, input_ids=ids, attention_mask=attention, position_ids=places)
+    states, there = made.states, attention[:, -span:].bool()
+    outputs = made.outputs(functional.pad(there, (0, 1)))  # what is said of a token stands one place before it
+    asked = _each(kept, lambda x: x[there]) if isinstance(kept, Kept) else kept
+    said = _said(outputs, ids[:, -span:][there], temperature, temperatures, asked)
     return View(
-        logp,
-        entropy,
-        None if head is None or states is None else head(states[:, :-1]),
-        None if kept is None else kept.distribution(everything),
-        kept,
-        states[:, :-1].float() if hidden and states is not None else None,
-        _pooled(states[:, 1:], attention[:, -span:]) if embedding and states is not None else None,
-        torch.stack([_tempered(everything, logp, t) for t in temperatures], -1) if temperatures else None,
+        _spread(said.logp, there),
+        _spread(said.entropy if entropy_gradient else said.entropy.detach(), there),
+        None if head is None else head(states[:, :-1]),
+        None if said.dist is None else Categorical(_spread(said.dist, there)),
+        None if said.kept is None else _each(said.kept, lambda x: _spread(x, there)),
+        states[:, :-1].float() if hidden else None,
+        _pooled(states[:, 1:], attention[:, -span:]) if embedding else None,
+        _spread(said.tempered, there) if temperatures else None,
         stacked(routed, len(ids)) if routed else None,
     )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Of N tokens; see View."""
+
+    logp: Tensor
+    entropy: Tensor
+    tempered: Tensor
+    dist: Tensor | None
+    kept: Kept | None
+
+
+def _said(
+    outputs: Outputs, chosen: Tensor, temperature: float, temperatures: Sequence[float], kept: Kept | Keeping | None
+) -> _Said:
+    sharpness = [1 / temperature, *(1 / (temperature * t) for t in temperatures)]
+    if isinstance(kept, Keeping):
+        kept = _likeliest(outputs, chosen, temperature, kept)
+    index = chosen[:, None] if kept is None else torch.cat([chosen[:, None], kept.index], 1)
+    found = outputs.read(index, sharpness)
+    logp = found.picked - found.normaliser[:, :1]
+    return _Said(
+        logp[:, 0],
+        found.entropy,
+        found.picked[:, :1] / found.picked.new_tensor(temperatures) - found.normaliser[:, 1:],
+        None if kept is None else logp[:, 1:].masked_fill(~kept.held, ABSENT),
+        kept,
+    )
+
+
+@torch.no_grad()
+def _likeliest(outputs: Outputs, chosen: Tensor, temperature: float, keeping: Keeping) -> Kept:
+    normaliser = outputs.read(chosen[:, None], (1 / temperature,)).normaliser
+    ranked, index = outputs.likeliest(keeping.count)
+    return Kept.of(ranked / temperature - normaliser, index, chosen, keeping.mass)
+
+
+def _each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
+    return Kept(*(change(x) for x in (kept.index, kept.held, kept.action)))
+
+
+def _spread(found: Tensor, there: Tensor) -> Tensor:
+    """Values [N, ...] in their places of [B, T, ...]; 0 elsewhere."""
+    whole = found.new_zeros((*there.shape, *found.shape[1:]))
+    places = there.nonzero(as_tuple=True)
+    return whole.index_put(places, found)
 
 
 def _routing(model: Any, experts: Tensor | bool) -> AbstractContextManager[Any]:
@@ -127,30 +163,10 @@ def _routing(model: Any, experts: Tensor | bool) -> AbstractContextManager[Any]:
     return recorded(model) if experts else nullcontext()
 
 
-@contextmanager
-def _output_layer(model: Any, wanted: bool) -> Iterator[list[Tensor]]:
-    """What the model's output layer reads, the states of the last layer and of no other, pass after pass."""
-    reads: list[Tensor] = []
-    if not wanted:
-        yield reads
-        return
-    layer = model.get_output_embeddings()
-    hook = layer.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0]))
-    try:
-        yield reads
-    finally:
-        hook.remove()
-
-
 def _pooled(states: Tensor, present: Tensor) -> Tensor:
     """Mean of states [B, T, H] where present [B, T]: [B, H]."""
     weights = present[..., None].float()
     return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def _tempered(everything: Tensor, logp: Tensor, temperature: float) -> Tensor:
-    """log-softmax(everything / temperature) of the tokens chosen, of which `logp` [B, T] is that at 1: [B, T]."""
-    return logp / temperature - (everything / temperature).logsumexp(-1)
 
 
 @torch.no_grad()
@@ -160,7 +176,7 @@ def view_all(model: Any, samples: Samples, temperature: float = 1.0, *, replay: 
     replay: the experts that the samples hold, if any, are followed.
     """
     size, span = samples.mask.shape
-    at_once = max(1, LOGITS // (span * int(model.config.get_text_config().vocab_size)))
+    at_once = max(1, AT_ONCE // samples.ids.shape[1])
     training = model.training
     model.eval()
     try:

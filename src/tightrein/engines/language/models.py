@@ -139,6 +139,10 @@ class _WithoutAdapters:
         with self._model.disable_adapter():
             return self._model(**inputs)
 
+    def get_output_embeddings(self) -> Any:
+        """The output layer, which has no adapter."""
+        return self._model.get_output_embeddings()
+
     @property
     def training(self) -> bool:
         """The mode is the model's own."""
