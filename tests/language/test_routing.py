@@ -10,6 +10,7 @@ import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.logprobs import view, view_all
 from tightrein.engines.language.models import Policy
+from tightrein.engines.language.outputs import layer_of
 from tightrein.engines.language.rollout import check_sampling
 from tightrein.engines.language.routing import recorded, replayed, routers, stacked
 from tightrein.engines.language.sampling import Decoding, join, sample
@@ -43,7 +44,9 @@ def make(kind: str, vocabulary: int):
 
 @pytest.fixture(params=["mixtral", "qwen3_moe"])
 def mixture(request, tokenizer) -> Policy:
-    return Policy(make(request.param, len(tokenizer)), tokenizer)
+    policy = Policy(make(request.param, len(tokenizer)), tokenizer)
+    assert layer_of(policy.model) is not None  # is tried once, before anybody listens
+    return policy
 
 
 def sampled(policy: Policy, seed: int = 0):
