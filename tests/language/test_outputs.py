@@ -7,8 +7,10 @@ import torch
 import transformers
 
 from tightrein.engines.language import outputs
+from tightrein.engines.language.layout import rectangular
 from tightrein.engines.language.logprobs import Keeping, view
-from tightrein.engines.language.outputs import Lean, Stored, forward, layer_of
+from tightrein.engines.language.outputs import Lean, Stored, layer_of
+from tightrein.engines.language.passes import run
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -100,8 +102,7 @@ def test_a_model_with_logits_of_its_own_keeps_them():
     odd = copy.deepcopy(model)
     odd.__class__ = Odd
     assert layer_of(odd) is None
-    made_by_odd = forward(odd, None, 2, input_ids=ids, attention_mask=attention)
-    assert isinstance(made_by_odd.outputs(torch.ones(3, 2, dtype=torch.bool)), Stored)
+    assert isinstance(run(odd, rectangular(attention, span), ids).outputs, Stored)
     there = attention[:, -span:].bool()
     wanted = plain(odd, ids, attention, span, 1.0).gather(2, ids[:, -span:, None])[..., 0]
     torch.testing.assert_close(view(odd, ids, attention, span).logp[there], wanted[there], rtol=1e-5, atol=2e-5)

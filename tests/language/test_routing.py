@@ -12,7 +12,7 @@ from tightrein.engines.language.logprobs import view, view_all
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.outputs import layer_of
 from tightrein.engines.language.rollout import check_sampling
-from tightrein.engines.language.routing import recorded, replayed, routers, stacked
+from tightrein.engines.language.routing import replayed, routers
 from tightrein.engines.language.sampling import Decoding, join, sample
 from tightrein.engines.language.tasks import Task
 from tightrein.engines.language.train import train
@@ -54,9 +54,8 @@ def sampled(policy: Policy, seed: int = 0):
 
 
 def experts_used(model, samples):
-    with recorded(model) as seen, torch.no_grad():
-        view(model, samples.ids, samples.attention, samples.mask.shape[1])
-    return stacked(seen, len(samples.ids))
+    with torch.no_grad():
+        return view(model, samples.ids, samples.attention, samples.mask.shape[1], experts=True).experts
 
 
 def noisy(policy: Policy) -> None:

@@ -33,7 +33,7 @@ class Critic:
         self._learning_rate, self._limit = learning_rate, max_grad_norm
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Values [B, T] from hidden states [B, T, H]."""
+        """Values [...] from hidden states [..., H]."""
         values: Tensor = self.head(hidden.float())[..., 0]
         return values
 

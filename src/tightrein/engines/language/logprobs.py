@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tightrein.distributions import Categorical
-from tightrein.engines.language.outputs import Outputs, forward, layer_of
+from tightrein.engines.language.layout import pieces, rectangular
+from tightrein.engines.language.outputs import Outputs, layer_of
+from tightrein.engines.language.passes import lay_out, run, trees_of
 from tightrein.engines.language.routing import recorded, replayed, stacked
-from tightrein.engines.language.sampling import Samples, positions_of
+from tightrein.engines.language.sampling import Samples
 
 ABSENT = -27.6  # log-probability (about 1e-12) given to the slots of tokens that are not kept
-AT_ONCE = 2**14  # tokens in one forward pass without gradient, at most
+AT_ONCE = 2**13  # tokens in one forward pass without gradient, at most
 
 
 @dataclass(frozen=True)
@@ -84,26 +85,27 @@ def view(
     """One forward pass; T = `span` tokens at the end of `ids` [B, L] are the decisions, where `attention` [B, L] is 1.
 
     Probabilities are those of softmax(logits / temperature), in float32; behind the end of an answer there is 0. The
-    entropy carries a gradient only if asked for. head: values from the hidden states [B, T, H] of the positions at
+    entropy carries a gradient only if asked for. head: values from the hidden states [..., H] of the positions at
     which the decisions are made. kept: the tokens of `dist`, or how many. hidden: those states themselves. embedding:
     the mean state behind the tokens of the answer. temperatures: relative to `temperature`, those of `tempered`.
     experts: those of Samples, to be followed; True: to be written down.
     """
-    layer, places = layer_of(model), positions_of(attention)
-    with _routing(model, experts) as routed:
-        made = forward(model, layer, span + 1, input_ids=ids, attention_mask=attention, position_ids=places)
-    states, there = made.states, attention[:, -span:].bool()
-    outputs = made.outputs(functional.pad(there, (0, 1)))  # what is said of a token stands one place before it
+    there = attention[:, -span:].bool()
+    written = experts is True  # in the places that the rows have by themselves
+    layout = rectangular(attention, span) if written else lay_out(model, ids, attention, span, tails=embedding)
+    layer_of(model)  # is tried before anybody listens to the model
+    with _routing(model, layout.taken(experts) if isinstance(experts, Tensor) else experts) as routed:
+        made = run(model, layout, ids)
     asked = _each(kept, lambda x: x[there]) if isinstance(kept, Kept) else kept
-    said = _said(outputs, ids[:, -span:][there], temperature, temperatures, asked)
+    said = _said(made.outputs, ids[:, -span:][there], temperature, temperatures, asked)
     return View(
         _spread(said.logp, there),
         _spread(said.entropy if entropy_gradient else said.entropy.detach(), there),
-        None if head is None else head(states[:, :-1]),
+        None if head is None else _spread(head(made.before), there),
         None if said.dist is None else Categorical(_spread(said.dist, there)),
         None if said.kept is None else _each(said.kept, lambda x: _spread(x, there)),
-        states[:, :-1].float() if hidden else None,
-        _pooled(states[:, 1:], attention[:, -span:]) if embedding else None,
+        _spread(made.before.float(), there) if hidden else None,
+        _pooled(_spread(made.behind, there), there) if embedding and made.behind is not None else None,
         _spread(said.tempered, there) if temperatures else None,
         stacked(routed, len(ids)) if routed else None,
     )
@@ -175,19 +177,37 @@ def view_all(model: Any, samples: Samples, temperature: float = 1.0, *, replay: 
 
     replay: the experts that the samples hold, if any, are followed.
     """
-    size, span = samples.mask.shape
-    at_once = max(1, AT_ONCE // samples.ids.shape[1])
-    training = model.training
+    span, training = samples.mask.shape[1], model.training
     model.eval()
     try:
-        rows = torch.arange(size, device=samples.mask.device)
-        some = [samples.take(rows[start : start + at_once]) for start in range(0, size, at_once)]
-        told: list[dict[str, Any]] = [{"experts": s.experts} if replay else {} for s in some]
-        each = zip(some, told, strict=True)
-        seen: View = _together([view(model, s.ids, s.attention, span, temperature, **options, **e) for s, e in each])
-        return seen
+        rows = pieces_of(model, samples, AT_ONCE)
+        seen = []
+        for some in map(samples.take, rows):
+            told: dict[str, Any] = {"experts": some.experts} if replay else {}
+            seen.append(view(model, some.ids, some.attention, span, temperature, **options, **told))
+        found: View = in_order(seen, rows)
+        return found
     finally:
         model.train(training)
+
+
+def pieces_of(model: Any, samples: Samples, most: int) -> list[Tensor]:
+    """Row numbers of samples in pieces of at most `most` tokens to run."""
+    span = samples.mask.shape[1]
+    trees = trees_of(model, samples.ids, samples.attention, span)
+    return pieces(samples.attention, span, most, trees)
+
+
+def in_order(parts: Sequence[Any], rows: Sequence[Tensor]) -> Any:
+    """What was made of some rows each, of all rows in their order."""
+    whole = _together(list(parts))
+    return whole if len(parts) == 1 else _reordered(whole, torch.argsort(torch.cat(list(rows))))
+
+
+def _reordered(whole: Any, order: Tensor) -> Any:
+    if whole is None or isinstance(whole, Tensor):
+        return None if whole is None else whole[order]
+    return type(whole)(*(_reordered(getattr(whole, f.name), order) for f in fields(whole)))
 
 
 def _together(parts: list[Any]) -> Any:

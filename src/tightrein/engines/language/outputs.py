@@ -79,37 +79,6 @@ class Stored:
         return self.all
 
 
-@dataclass(frozen=True)
-class Pass:
-    """A forward pass, at the last tokens of B rows.
-
-    states: [B, S, H], as the output layer reads them. logits: [B, S, V] where the model had to make them.
-    """
-
-    states: Tensor
-    layer: OutputLayer | None
-    logits: Tensor
-
-    def outputs(self, chosen: Tensor) -> Outputs:
-        """At the N positions where `chosen` [B, S] is True."""
-        if self.layer is not None:
-            return Lean(self.states[chosen], self.layer)
-        return Stored(self.logits[chosen].to(torch.promote_types(self.logits.dtype, torch.float32)))
-
-
-def forward(model: Any, layer: OutputLayer | None, count: int, **inputs: Any) -> Pass:
-    """The model on `inputs`, at the last `count` tokens of each row. layer: that of `layer_of`."""
-    states: list[Tensor] = []
-
-    def taken(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        states.append(given[0][:, -count:])
-        return None if layer is None else (given[0][:, :0],)  # of no token: the model goes on, and computes nothing
-
-    with _before(model.get_output_embeddings(), taken):
-        logits = model(**inputs, use_cache=False, logits_to_keep=count).logits
-    return Pass(states[-1], layer, logits)
-
-
 def layer_of(model: Any) -> OutputLayer | None:
     """How the logits of this model follow from its states; None: in a way of its own."""
     layer = _described(model)
@@ -134,7 +103,7 @@ def _agrees(model: Any, layer: OutputLayer) -> bool:
     training = model.training
     model.eval()
     try:
-        with _before(model.get_output_embeddings(), lambda _, given: states.append(given[0])):
+        with before(model.get_output_embeddings(), lambda _, given: states.append(given[0])):
             theirs = model(input_ids=ids, use_cache=False).logits
     finally:
         model.train(training)
@@ -143,7 +112,8 @@ def _agrees(model: Any, layer: OutputLayer) -> bool:
 
 
 @contextmanager
-def _before(layer: Any, hook: Any) -> Iterator[None]:
+def before(layer: Any, hook: Any) -> Iterator[None]:
+    """Calls `hook` with a layer and its inputs before it runs; what the hook returns, if anything, are its inputs."""
     handle = layer.register_forward_pre_hook(hook)
     try:
         yield
