@@ -25,7 +25,8 @@ class LanguageConfig:
     variant: str = "paper"
     """The method as the "paper" has it, or as the "released" code does where they differ."""
     model: str = EMBEDDED
-    """Folder or Hugging Face name of a causal language model; "embedded" is a small one made on the spot."""
+    """Folder, Hugging Face name or .gguf file of a causal language model; "smollm2" is one that comes as a Python
+    package, "embedded" a small one made on the spot."""
     lora_rank: int = 0
     """Rank of LoRA adapters (peft) on every linear layer; 0 trains all parameters."""
     task: str = "spell_backward"
@@ -35,9 +36,12 @@ class LanguageConfig:
     dataset: str | None = None
     """Instead of a task: a .jsonl or .json file, a folder, or a Hub name of a dataset with a column `prompt`."""
     reward: tuple[str, ...] = ()
-    """Reward functions of TRL's signature for the dataset, each as module:function or file.py:function."""
+    """Rewards for the dataset: math, code, reasoning_gym, or functions of TRL's signature as module:function or
+    file.py:function."""
     reward_weights: tuple[float, ...] = ()
     """What each of several reward functions counts (automatic: 1)."""
+    reward_timeout: float = 60.0
+    """Seconds that a call of a reward function may take; it sees all answers of an iteration, or all held-out ones."""
     problems: int | None = None
     """Distinct problems that training asks (automatic: all, 1000 for methods that remember each prompt)."""
     tools: tuple[str, ...] = ()
@@ -70,6 +74,8 @@ class LanguageConfig:
     """Gradient steps in each pass."""
     learning_rate: float | None = None
     """Step size of the optimizer."""
+    tokens_at_once: int = 8192
+    """Tokens that training runs through the model at once; more are run in pieces, which gives the same gradient."""
     max_new_tokens: int | None = None
     """Longest answer in tokens (embedded: longest worked example and 2 more, else 256 or what fits the context)."""
     temperature: float = 1.0
@@ -112,7 +118,9 @@ class LanguageConfig:
             "eval_problems",
             "eval_every",
             "checkpoint_every",
+            "tokens_at_once",
             "top_p",
+            "reward_timeout",
         )
         for name in (*counts, *others):
             value = getattr(self, name)
@@ -170,6 +178,7 @@ class Plan:
     minibatches: int
     eval_every: int
     checkpoint_every: int
+    tokens_at_once: int = 8192
 
     @classmethod
     def of(cls, config: LanguageConfig, method: Any) -> Plan:
@@ -193,7 +202,7 @@ class Plan:
         tenth = max(1, updates // 10)
         return cls(
             updates, training.value_pretraining, prompts, training.group_size, training.epochs, training.minibatches,
-            config.eval_every or tenth, config.checkpoint_every or tenth,
+            config.eval_every or tenth, config.checkpoint_every or tenth, config.tokens_at_once,
         )  # fmt: skip
 
     @property

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import tightrein as tr
 from tightrein.arrays import masked_mean
+from tightrein.engines.language import gradients
 from tightrein.engines.language import state as states
 from tightrein.engines.language.config import Plan
 from tightrein.engines.language.critic import Critic
 from tightrein.engines.language.experience import Batch
-from tightrein.engines.language.logprobs import view_all
+from tightrein.engines.language.logprobs import pieces_of, view_all
 from tightrein.engines.language.minibatches import minibatches
 from tightrein.engines.language.models import Policy
 from tightrein.engines.language.observe import Observer, Work
@@ -38,6 +41,7 @@ class Learner:
         self._policy, self._method, self._plan, self._temperature = policy, method, plan, temperature
         self.reference, self.critic = reference, critic
         self._observer = Observer(policy, method, temperature, reference, critic)
+        self._at_once = plan.tokens_at_once
         self.optimizer, self.schedule = method.step.torch(policy.trained, plan.gradient_steps, policy.out_axes)
         self.state: dict[str, Any] = states.start(method, prompts, policy.device)
 
@@ -96,17 +100,8 @@ class Learner:
         return [rows for epoch in each for rows in epoch]
 
     def _step(self, work: Work, progress: float) -> dict[str, float]:
-        d = self._observer.now(work)
-        loss = self._method.loss(d, self.state)
+        loss, d = self._slope(work)
         value = float(loss.value.detach())
-        if not math.isfinite(value):
-            raise TightreinError(
-                f"the loss is {value}; the last checkpoint is intact",
-                "lower --learning-rate or set step.max_grad_norm, then go on with --resume or start again",
-            )
-        self.optimizer.zero_grad()
-        if loss.value.requires_grad:
-            loss.value.backward()
         scale = self.optimizer.param_groups[0]["lr"] / self.schedule.base_lrs[0]
         self.optimizer.step()
         if self.critic is not None:
@@ -116,6 +111,32 @@ class Learner:
         if self._method.restless:
             self.state = dict(self._method.update(self.state, detached(d), progress, every_step=True))
         return {"loss": value, **self.optimizer.figures, **{name: float(x) for name, x in loss.stats.items()}}
+
+    def _slope(self, work: Work) -> tuple[Any, tr.Decisions]:
+        """The loss and what it was computed of, its gradient in the parameters; in as many pieces as memory wants."""
+        rows = pieces_of(self._policy.model, work.samples, self._at_once)
+        for optimizer in (self.optimizer, *([] if self.critic is None else [self.critic.optimizer])):
+            optimizer.zero_grad()
+        try:
+            return gradients.backward(
+                lambda some: self._observer.now(work if some is None else work.take(some)), rows, self._loss
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not gradients.out_of_memory(error):
+                raise
+        self._at_once = gradients.halved(min(self._at_once, work.samples.ids.numel()))
+        warnings.warn(f"out of memory; from here on at most {self._at_once} tokens are run at once", stacklevel=2)
+        return self._slope(work)
+
+    def _loss(self, d: tr.Decisions) -> Any:
+        loss = self._method.loss(d, self.state)
+        value = float(loss.value.detach())
+        if not math.isfinite(value):
+            raise TightreinError(
+                f"the loss is {value}; the last checkpoint is intact",
+                "lower --learning-rate or set step.max_grad_norm, then go on with --resume or start again",
+            )
+        return loss
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
