@@ -17,7 +17,7 @@ from tightrein.runs.progress import Progress
 
 BUDGET = ("total_steps", "updates")  # a resumed run may ask for more of these
 NAME_A_RUN = "name a folder that `tightrein train` printed"
-FREE = ("out", "resume", "quiet")  # where and how it is shown, not what is run
+FREE = ("out", "resume", "quiet", "tokens_at_once")  # where, how it is shown and in what pieces, not what is run
 
 
 class Run:
@@ -100,6 +100,19 @@ class Run:
         """
         sync(self.folder / "metrics.jsonl")
         checkpoints.save(self.folder / "checkpoints", step, arrays, extra)
+
+    def write(self, name: str, text: str) -> None:
+        """Put a file of this name (it may lie in folders) into the run's folder, in the place of one that is there.
+
+        Raises:
+            TightreinError: it could not be written; names the cause.
+        """
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def latest(self) -> Checkpoint | None:
         """The newest intact checkpoint, or None; a damaged one is reported and the one before it is used."""

@@ -90,6 +90,8 @@ class LanguageConfig:
     """Steps after which it ends in any case."""
     eval_problems: int = 500
     """Held-out problems; they are never trained on."""
+    eval_samples: int = 0
+    """Answers sampled to each of them, for pass@1, pass@k and the majority (0: only the most probable answer)."""
     eval_every: int | None = None
     """Updates between evaluations (automatic: about ten in a run). Start and end are always evaluated."""
     checkpoint_every: int | None = None
@@ -126,7 +128,7 @@ class LanguageConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise _bad(name, value, "a positive number")
-        for name in ("lora_rank", "lag", "warmup_steps", "seed"):
+        for name in ("lora_rank", "lag", "warmup_steps", "seed", "eval_samples"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise _bad(name, getattr(self, name), "a whole number from 0 to 2147483647")
         if self.top_p > 1:

@@ -10,10 +10,11 @@ import torch
 from tightrein.anchor.reference import Frozen
 from tightrein.engines.language import checkpointing, embedded
 from tightrein.engines.language.critic import critic_for
-from tightrein.engines.language.evaluate import evaluate
+from tightrein.engines.language.evaluate import Evaluation, evaluate
 from tightrein.engines.language.experience import Batch
 from tightrein.engines.language.learner import Learner
 from tightrein.engines.language.offline import known_before
+from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.sources import experience
 from tightrein.engines.language.written import Demonstrations, likelihoods
@@ -153,10 +154,24 @@ class Training:
         """How good the policy's own are, where that can be said."""
         if not self._task.scored:
             return {}
-        result = evaluate(
-            self._policy, self._task.held, self._task.reward, self._setup.decoding.greedy, dialogue=self._task.dialogue
-        )
-        return {"eval_accuracy": result.accuracy, "eval_reward": result.reward}
+        decoding, count = self._setup.decoding, self._config.eval_samples
+        best = self._asked(decoding.greedy)
+        found = {"eval_accuracy": best.accuracy, "eval_reward": best.reward}
+        self._run.write(f"answers/{self._update:06}.md", f"# Answers after update {self._update}\n\n{best.table()}")
+        if count:
+            drawn = self._asked(decoding, count)
+            found |= {
+                "eval_pass_1": drawn.accuracy,
+                f"eval_pass_{count}": drawn.passed,
+                "eval_majority": drawn.majority,
+            }
+        return found
+
+    def _asked(self, decoding: Decoding, count: int = 1) -> Evaluation:
+        """Answers to the held-out problems; what is random in them follows from the seed and the update alone."""
+        generator = torch.Generator(self._policy.device).manual_seed(self._config.seed + 1_000_003 * (self._update + 1))
+        task = self._task
+        return evaluate(self._policy, task.held, task.reward, decoding, generator, task.dialogue, count)
 
     def _save(self) -> None:
         """The reference of a run that began from a folder is read from there again; the embedded one is saved."""
