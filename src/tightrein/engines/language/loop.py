@@ -18,6 +18,7 @@ from tightrein.engines.language.sampling import Decoding
 from tightrein.engines.language.setup import Setup
 from tightrein.engines.language.sources import experience
 from tightrein.engines.language.written import Demonstrations, likelihoods
+from tightrein.errors import TightreinError
 from tightrein.runs import Checkpoint, Interrupt, Run
 
 LEARNABLE = 0.05  # exact match after fine-tuning below which a user is warned
@@ -98,7 +99,7 @@ class Training:
     def _advance(self) -> dict[str, float]:
         """One update; returns what the progress line shows."""
         began = time.monotonic()
-        batch = self._experience.next(self._update, self._learner.state)
+        batch = self._collected()
         collected = time.monotonic() - began
         check = self._check(batch)
         self._update += 1
@@ -115,6 +116,16 @@ class Training:
         if last or self._update % self._plan.checkpoint_every == 0:
             self._save()
         return {shown: line[name] for name, shown in SHOWN.items() if name in line}
+
+    def _collected(self) -> Batch:
+        """The next batch. Where a reward function fails, what has been learnt so far is saved first."""
+        before = self._experience.arrays()
+        try:
+            return self._experience.next(self._update, self._learner.state)
+        except TightreinError:
+            if self._saved != self._update:
+                self._save(before)
+            raise
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         """The critic alone at first, where the method wants that; then the policy."""
@@ -173,13 +184,13 @@ class Training:
         task = self._task
         return evaluate(self._policy, task.held, task.reward, decoding, generator, task.dialogue, count)
 
-    def _save(self) -> None:
+    def _save(self, experience: dict[str, Any] | None = None) -> None:
         """The reference of a run that began from a folder is read from there again; the embedded one is saved."""
         learner = self._learner
         arrays = {
             **checkpointing.to_arrays(self._policy, learner.optimizer, whole=self._config.embedded),
             **checkpointing.learner_arrays(learner, fixed=self._config.embedded and not self._policy.lora),
-            **checkpointing.under("experience.", self._experience.arrays()),
+            **checkpointing.under("experience.", self._experience.arrays() if experience is None else experience),
         }
         extra = {"update": self._update, "evaluated": self._evaluated, "schedule": learner.schedule.last_epoch}
         self._run.checkpoint(self._update, {**arrays, "order": self._order.get_state().numpy()}, extra)

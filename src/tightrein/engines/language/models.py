@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.datasets import first_line
+from tightrein.engines.language.pretrained import load_model
 from tightrein.engines.language.problems import Problem, Prompt
 from tightrein.errors import TightreinError, require
 
@@ -168,12 +168,7 @@ def load_pretrained(config: LanguageConfig) -> Policy:
     Raises:
         TightreinError: the folder or name cannot be loaded, or lacks a tokenizer.
     """
-    transformers = require("transformers", "language")
-    tokenizer = _tokenizer(transformers, config.model)
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
-    except Exception as error:  # files, formats and the Hub have errors of their own
-        raise _unreadable(config.model, "model", error) from error
+    model, tokenizer = load_model(config.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = finished(model.to(device), tokenizer, config)
     if not policy.eos_ids:
@@ -194,32 +189,3 @@ def finished(model: Any, tokenizer: Any, config: LanguageConfig) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return Policy(peft.get_peft_model(model, lora), tokenizer, lora=True)
-
-
-def _tokenizer(transformers: Any, name: str) -> Any:
-    path = Path(name)
-    if path.is_dir() and not any(
-        (path / f).exists() for f in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    ):
-        raise TightreinError(
-            f"the model folder {name} holds no tokenizer",
-            f"save it there too: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained({name!r})",
-        )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left")
-    except Exception as error:  # files, formats and the Hub have errors of their own
-        raise _unreadable(name, "tokenizer", error) from error
-    return tokenizer
-
-
-def _unreadable(name: str, what: str, error: Exception) -> TightreinError:
-    first = first_line(error)
-    if Path(name).is_dir():
-        return TightreinError(
-            f"the {what} in the folder {name} cannot be loaded: {type(error).__name__}: {first}",
-            "give a folder written by save_pretrained, with config.json, model.safetensors and a tokenizer",
-        )
-    return TightreinError(
-        f"there is no folder {name}, and the {what} of that name could not be had from the Hugging Face Hub: {first}",
-        'check the path, or the name and the connection; "embedded" needs neither',
-    )

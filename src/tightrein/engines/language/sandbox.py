@@ -1,8 +1,8 @@
 """The process in which the Python tool runs code that a model wrote. It is started as a script, with nothing installed.
 
 It reads a line of JSON, a list of texts, and writes one with their outputs. Every text runs in a child of its own with
-limits on processor time, wall-clock time, memory, output and open files, no files to write, and no environment. These
-limits keep accidents small; they are no jail: what may read a file or open a connection still can.
+limits on processor time, wall-clock time, memory, output and open files, no files to write, and no environment. On
+Linux it has also given up most of what a process can do: see confinement.py, which says what is not kept out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import contextlib
 import json
 import os
 import resource
+import runpy
 import selectors
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 4  # seconds on the clock for each of processor time, of which a busy machine gives it less
@@ -26,21 +28,27 @@ def main() -> None:
     at once.
     """
     seconds, megabytes, characters, at_once = float(sys.argv[1]), *map(int, sys.argv[2:5])
+    confine = runpy.run_path(os.path.join(os.path.dirname(__file__), "confinement.py"))["confine"]
     for line in sys.stdin:
-        outputs = run_all(json.loads(line), seconds, megabytes << 20, characters, at_once)
+        outputs = run_all(json.loads(line), seconds, megabytes << 20, characters, at_once, confine)
         sys.stdout.write(json.dumps(outputs) + "\n")
         sys.stdout.flush()
 
 
-def run_all(codes: list[str], seconds: float, memory: int, characters: int, at_once: int) -> list[str]:
-    """What each text prints, or the value of its last line, or its error, cut to `characters`."""
+def run_all(
+    codes: list[str], seconds: float, memory: int, characters: int, at_once: int, confine: Callable[[], None]
+) -> list[str]:
+    """What each text prints, or the value of its last line, or its error, cut to `characters`.
+
+    confine: gives up, in a child, what texts are not to have.
+    """
     waiting = list(enumerate(codes))[::-1]
     outputs = [""] * len(codes)
     with selectors.DefaultSelector() as selector:
         while waiting or selector.get_map():
             while waiting and len(selector.get_map()) < at_once:
                 index, code = waiting.pop()
-                child = Child(index, code, seconds, memory)
+                child = Child(index, code, seconds, memory, confine)
                 selector.register(child.pipe, selectors.EVENT_READ, child)
             children = [key.data for key in selector.get_map().values()]
             patience = max(0.0, min(child.deadline for child in children) - time.monotonic())
@@ -56,12 +64,12 @@ def run_all(codes: list[str], seconds: float, memory: int, characters: int, at_o
 class Child:
     """One running text."""
 
-    def __init__(self, index: int, code: str, seconds: float, memory: int) -> None:
+    def __init__(self, index: int, code: str, seconds: float, memory: int, confine: Callable[[], None]) -> None:
         self.index, self.output, self.stopped = index, b"", False
         self.pipe, out = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            _become(code, out, seconds, memory)
+            _become(code, out, seconds, memory, confine)
         os.close(out)
         self.deadline = time.monotonic() + PATIENCE * seconds
 
@@ -94,7 +102,7 @@ class Child:
         return text if len(text) <= characters else text[:characters] + " (cut)"
 
 
-def _become(code: str, out: int, seconds: float, memory: int) -> None:
+def _become(code: str, out: int, seconds: float, memory: int, confine: Callable[[], None]) -> None:
     """In the child: run the text with its output in the pipe, and leave."""
     try:
         os.setsid()
@@ -116,6 +124,7 @@ def _become(code: str, out: int, seconds: float, memory: int) -> None:
             _limit(getattr(resource, "RLIMIT_" + name, None), value)
         os.environ.clear()
         signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the child, and finer than the limit in whole seconds
+        confine()
         print(evaluate(code), end="", flush=True)
     except BaseException as error:  # whatever the model's code does, it is told, and the child ends
         _say(error)

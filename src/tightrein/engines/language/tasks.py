@@ -12,7 +12,7 @@ from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.datasets import read_rows
 from tightrein.engines.language.games import GAMES, Game, problems_of
 from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import Reward, ensemble, entry_reward, exact
+from tightrein.engines.language.rewards import Reward, ensemble, entry_reward, exact, unlimited
 from tightrein.engines.language.tools import dialogue
 from tightrein.engines.language.turns import TURNS, Dialogue, Form
 from tightrein.engines.settings import pairs
@@ -186,8 +186,8 @@ def _from_dataset(config: LanguageConfig, dataset: Any, reward: Functions, exper
     random.Random(config.seed).shuffle(problems)
     train, held = _split(problems, config)
     given = config.reward if reward is None else [reward] if callable(reward) else reward
-    scored = ensemble(given, config.reward_weights) if given else exact
-    return Task(name, train, held, scored, scored=bool(given) or config.embedded)
+    scored = ensemble(given, config.reward_weights, config.reward_timeout) if given else exact
+    return Task(name, train, held, scored, unlimited(given or ()), scored=bool(given) or config.embedded)
 
 
 def _split(problems: list[Problem], config: LanguageConfig) -> tuple[list[Problem], list[Problem]]:
