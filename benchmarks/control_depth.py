@@ -55,7 +55,7 @@ def run(env: str, method: str, layers: int, steps: int = STEPS) -> dict[str, Any
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     curves = {name: [curve(lines, name, seed, steps) for seed in range(SEEDS)] for name in FIGURES}
     evaluated = [round(value, 1) for value in summary["eval_return"]]
-    return {"steps": steps, "seconds": round(summary["seconds"]), "evaluated": evaluated, **curves}
+    return {"steps": steps, "evaluated": evaluated, **curves}
 
 
 def curve(lines: list[dict[str, Any]], name: str, seed: int, steps: int) -> list[float | None]:
@@ -88,7 +88,7 @@ def fill() -> None:
         fresh = RESULTS.with_suffix(".new")
         fresh.write_text(json.dumps({**known(), key: done}) + "\n")
         fresh.replace(RESULTS)
-        print(f"{key}: evaluated {done['evaluated']}, {done['seconds']} s", flush=True)
+        print(f"{key}: evaluated {done['evaluated']}", flush=True)
 
 
 def band(curves: list[list[float | None]]) -> tuple[Any, Any]:

@@ -1,0 +1,134 @@
+"""Speed and memory of the language engine beside its peers: one whole step, log-probabilities, sampling.
+
+    make bench-language                                       # everything, at most forty minutes
+    python benchmarks/language.py [--repeats 3] [--only step] [--threads 2]
+
+Both sides get the same model, prompts, lengths and number of answers, run in processes of their own and take turns,
+the first of which is not counted. A ratio is that of one turn of each; printed are their median, smallest and largest.
+Memory is what a turn needs at its peak beyond what is there when it begins: the weights, and for a step gradients and
+the optimizer's moments, which the first turn leaves behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tightrein.verify.results import machine
+
+HERE = Path(__file__).parent
+RESULTS, SIDES = HERE / "results" / "language.json", HERE / "language_sides.py"
+STEP = {"model": "smollm2", "answers": 8, "new": 48}
+STATES = {"tokens": 8 * 512, "hidden": 576}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two sides, and what ours may cost at most of the peer's: of its seconds, and of its megabytes."""
+
+    setting: dict[str, Any]
+    ours: str
+    peer: str
+    seconds: float
+    megabytes: float | None = None
+
+
+ROWS = {
+    "step, prompt of 40": Row({**STEP, "prompt": 40}, "step-tightrein", "step-trl", 0.5, 1 / 3),
+    "step, prompt of 400": Row({**STEP, "prompt": 400}, "step-tightrein", "step-trl", 0.35),
+    "logp, vocabulary 49152": Row({**STATES, "vocabulary": 49152}, "logp-lean", "logp-plain", 1.1, 1 / 8),
+    "logp, vocabulary 151936": Row({**STATES, "vocabulary": 151936}, "logp-lean", "logp-plain", 1.1, 1 / 8),
+    "sampling, embedded model, 16 prompts": Row(
+        {"model": "embedded", "prompts": 16, "answers": 1, "prompt": 32, "new": 64},
+        "sample-tightrein", "sample-generate", 1 / 3,
+    ),
+    "sampling, SmolLM2, 16 prompts": Row(
+        {"model": "smollm2", "prompts": 16, "answers": 1, "prompt": 32, "new": 64},
+        "sample-tightrein", "sample-generate", 1 / 1.5,
+    ),
+}  # fmt: skip
+
+
+class Side:
+    """A process that takes turns."""
+
+    def __init__(self, name: str, setting: dict[str, Any]) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(setting["threads"]), "HF_HUB_OFFLINE": "1"}
+        self._name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", SIDES, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+        self._say(setting)
+
+    def turn(self) -> dict[str, float]:
+        """One turn: its seconds and megabytes."""
+        self._say({})
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self._name} ended; its own words are above")
+        return dict(json.loads(answer))
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
+
+def measure(name: str, row: Row, repeats: int, threads: int) -> dict[str, Any]:
+    """Takes the turns, prints the ratios and returns everything."""
+    load, setting = os.getloadavg(), {**row.setting, "threads": threads}
+    sides = {side: Side(side, setting) for side in (row.ours, row.peer)}
+    for side in sides.values():
+        side.turn()
+    turns = [{name: side.turn() for name, side in sides.items()} for _ in range(repeats)]
+    for side in sides.values():
+        side.close()
+    asked = {"seconds": row.seconds, **({} if row.megabytes is None else {"megabytes": row.megabytes})}
+    ratios = {unit: _ratio(name, unit, row, turns, figure) for unit, figure in asked.items()}
+    return {"setting": setting, "load": load, "turns": turns, "ratios": ratios}
+
+
+def _ratio(name: str, unit: str, row: Row, turns: list[dict[str, dict[str, float]]], figure: float) -> dict[str, Any]:
+    ours, theirs = ([turn[side][unit] for turn in turns] for side in (row.ours, row.peer))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    median = statistics.median(ratios)
+    print(
+        f"{name}: {row.ours} {statistics.median(ours):.3g} {unit}, {row.peer} {statistics.median(theirs):.3g}, ratio "
+        f"{median:.2f} [{min(ratios):.2f}, {max(ratios):.2f}], asked at most {figure:.3g}"
+        f"{'' if median <= figure else ' (missed)'}",
+        flush=True,
+    )
+    return {"ratio": ratios, "median": median, "figure": figure, "met": median <= figure}
+
+
+def main() -> None:
+    """Measures, prints and writes the rows asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", action="append", help="rows whose names begin so; may be given several times")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    chosen = {n: r for n, r in ROWS.items() if given.only is None or n.startswith(tuple(given.only))}
+    before = machine()
+    found = {name: measure(name, row, given.repeats, given.threads) for name, row in chosen.items()}
+    given.out.write_text(json.dumps({"machine": before, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
