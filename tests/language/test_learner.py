@@ -25,7 +25,7 @@ PLAN = Plan(1, 0, prompts=3, group_size=2, epochs=1, minibatches=1, eval_every=1
 def batch(policy) -> Batch:
     prompts = [[4, 6], [7, 5, 6], [5]]
     decoding = Decoding(4, policy.eos_ids, policy.pad_id)
-    samples = sample(policy.model, prompts, 2, decoding, torch.Generator().manual_seed(0))
+    samples = sample(policy.model, prompts, 2, decoding, torch.Generator().manual_seed(2))
     group = torch.arange(3).repeat_interleave(2)
     decisions = tr.Decisions(
         mask=samples.mask, logp_old=samples.logp, group=group, prompt=group, reward=torch.arange(6.0) % 2,

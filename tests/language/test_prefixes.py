@@ -76,11 +76,11 @@ def test_the_value_of_a_step_is_the_mean_reward_of_continuations_from_its_beginn
     prompt = policy.encode([PROBLEMS[row // 6]])[0]
     begun = s.completions[row, :2].tolist()
     by_hand = []
-    for seed in range(150):
+    for seed in range(400):
         text = _continuation(policy, prompt, begun, decoding, seed)
         by_hand.append(0.0 if text is None else text.count("a") / 4)
-    deviation = (torch.tensor(by_hand).var() / 150 + torch.tensor(by_hand).var() / 200).sqrt()
-    assert abs(float(values[row, 2]) - sum(by_hand) / 150) < 4 * float(deviation) + 1e-6
+    deviation = (torch.tensor(by_hand).var() / 400 + torch.tensor(by_hand).var() / 200).sqrt()
+    assert abs(float(values[row, 2]) - sum(by_hand) / 400) < 4 * float(deviation) + 1e-6
 
 
 def _continuation(policy, prompt, begun, decoding, seed) -> str | None:

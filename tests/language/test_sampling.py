@@ -5,8 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from tightrein.engines.language import decoders
 from tightrein.engines.language.logprobs import view
-from tightrein.engines.language.sampling import Decoding, _nucleus, draw, join, pad_left, positions_of, sample
+from tightrein.engines.language.problems import Problem
+from tightrein.engines.language.sampling import Decoding, draw, join, pad_left, positions_of, sample
+from tightrein.engines.language.turns import Dialogue, Form, Reply
+from tightrein.errors import TightreinError
 
 EVEN = [[5, 6, 7, 3], [4, 5, 4, 3]]  # no padding: the model gets no mask
 PROMPTS = [[5, 6, 7, 3], [4, 3], [7, 6, 5, 4, 6, 5, 3]]
@@ -92,14 +96,6 @@ def test_sampling_follows_the_probabilities():
     torch.testing.assert_close(logp, wanted.log()[tokens])
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    p = torch.tensor([[0.5, 0.1, 0.3, 0.1]])
-    assert _nucleus(p, 0.7).ne(0).tolist() == [[True, False, True, False]]
-    assert _nucleus(p, 0.5).ne(0).tolist() == [[True, False, False, False]]
-    assert _nucleus(p, 1e-9).ne(0).sum() == 1
-    assert _nucleus(p, 1.0) is p
-
-
 def test_joined_samples_keep_their_logp(policy):
     a = sample(policy.model, PROMPTS[:1], 3, DECODING, torch.Generator().manual_seed(0))
     b = sample(
@@ -113,3 +109,93 @@ def test_joined_samples_keep_their_logp(policy):
 
 def test_positions_start_with_the_first_token():
     assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
+
+
+LONG = dataclasses.replace(DECODING, max_new_tokens=40, temperature=1.5)  # some answers end long before others
+
+
+def said(samples) -> list[list[int]]:
+    lengths = samples.mask.sum(1).long().tolist()
+    return [row[:n] for row, n in zip(samples.completions.tolist(), lengths, strict=True)]
+
+
+def test_an_answer_depends_on_its_seed_and_on_no_other_row(policy):
+    seeds = torch.arange(9) * 1234567
+    together = sample(policy.model, PROMPTS, 3, LONG, seeds=seeds)
+    answers = said(together)
+    assert len({len(a) for a in answers}) > 3, "rows leave the batch at different times"
+    for row, seed in enumerate(seeds):
+        alone = sample(policy.model, [PROMPTS[row // 3]], 1, LONG, seeds=seed[None])
+        assert said(alone) == [answers[row]]
+        torch.testing.assert_close(alone.logp[0], together.logp[row, : alone.logp.shape[1]], atol=2e-5, rtol=0)
+    backwards = sample(policy.model, [PROMPTS[2], EVEN[0], PROMPTS[0]], 3, LONG, seeds=seeds.flip(0))
+    assert said(backwards)[:3] == answers[6:][::-1]
+    assert said(backwards)[6:] == answers[:3][::-1]
+
+
+def test_the_generator_draws_seeds_and_nothing_else(policy):
+    generator = torch.Generator().manual_seed(4)
+    drawn = sample(policy.model, PROMPTS, 2, LONG, generator)
+    after = torch.Generator().manual_seed(4)
+    seeds = torch.randint(0, 2**63 - 1, (6,), generator=after)
+    assert torch.equal(drawn.completions, sample(policy.model, PROMPTS, 2, LONG, seeds=seeds).completions)
+    assert torch.equal(generator.get_state(), after.get_state())
+
+
+def test_the_lean_way_and_the_models_own_code_sample_the_same(policy, monkeypatch):
+    seeds = torch.arange(12)
+    lean = sample(policy.model, PROMPTS, 4, LONG, seeds=seeds)
+    monkeypatch.setattr(decoders, "_fits", lambda *_: False)
+    own = sample(policy.model, PROMPTS, 4, LONG, seeds=seeds)
+    assert torch.equal(lean.completions, own.completions)
+    assert torch.equal(lean.ended, own.ended)
+    torch.testing.assert_close(lean.logp, own.logp, atol=1e-4, rtol=0)
+
+
+STOPS = ("ab", "dc", "cca")  # one token for each character
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, EVEN])
+def test_answers_end_where_they_first_contain_a_stop_string(policy, prompts):
+    seeds = torch.arange(20 * len(prompts))
+    free = sample(policy.model, prompts, 20, LONG, seeds=seeds)
+    stopping = dataclasses.replace(LONG, stop=STOPS)
+    short = sample(policy.model, prompts, 20, stopping, seeds=seeds, tokenizer=policy.tokenizer)
+    wanted, ended = [], []
+    for row, whole in zip(said(free), free.ended.tolist(), strict=True):
+        lengths = range(1, len(row) + 1)
+        texts = [policy.tokenizer.decode(row[:n], skip_special_tokens=True) for n in lengths]
+        stopped = [n for n, text in zip(lengths, texts, strict=True) if any(stop in text for stop in STOPS)]
+        wanted.append(row[: stopped[0]] if stopped else row)
+        ended.append(bool(stopped) or whole)
+    assert said(short) == wanted
+    assert short.ended.tolist() == ended
+    assert said(short) != said(free)
+
+
+def test_stop_strings_need_somebody_who_reads(policy):
+    with pytest.raises(TightreinError, match="tokenizer"):
+        sample(policy.model, PROMPTS, 1, dataclasses.replace(DECODING, stop=("a",)))
+
+
+def test_what_a_partner_says_does_not_stop_the_answer(policy):
+    """Every call is answered with what could end the stop string; only the model itself ends the answer with it."""
+    decoding = dataclasses.replace(LONG, temperature=4.0, stop=("cd",))
+    problems = [Problem("abcd", None, {})] * 120
+    dialogue = Dialogue(lambda some, calls: [Reply("d")] * len(some), ("say",), Form("...b", "c..."), 20)
+    s = sample(
+        policy.model, policy.encode(problems[:1]), 120, decoding, torch.Generator().manual_seed(0),
+        dialogue.open(policy.tokenizer, problems), tokenizer=policy.tokenizer,
+    )  # fmt: skip
+    heard = stopped = 0
+    for tokens, mask, present, ended in zip(s.completions, s.mask, s.present, s.ended.tolist(), strict=True):
+        length = int(present.sum())
+        each = zip(tokens[:length].tolist(), mask.tolist(), strict=False)
+        own = [policy.tokenizer.decode([i], skip_special_tokens=True) if m else "|" for i, m in each]
+        text = "".join(own)
+        heard += "|" in text
+        stopped += text.endswith("cd")
+        assert "cd" not in text[:-1]
+        assert ended == (text.endswith("cd") or (bool(mask[length - 1]) and int(tokens[length - 1]) == 1))
+    assert heard > 3
+    assert stopped > 3

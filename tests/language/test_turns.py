@@ -45,7 +45,7 @@ def test_logp_is_that_of_a_fresh_forward_pass_over_tool_text(policy):
 
 
 def test_replies_stand_behind_their_calls_and_are_masked(policy):
-    answers = asked(policy)
+    answers = asked(policy, group=48)
     called = 0
     for transcript in answers.texts:
         assert len(transcript.heard) in (len(transcript.said), len(transcript.said) - 1)

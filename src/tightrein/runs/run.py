@@ -17,7 +17,7 @@ from tightrein.runs.progress import Progress
 
 BUDGET = ("total_steps", "updates")  # a resumed run may ask for more of these
 NAME_A_RUN = "name a folder that `tightrein train` printed"
-FREE = ("out", "resume", "quiet", "tokens_at_once")  # where, how it is shown and in what pieces, not what is run
+FREE = ("out", "resume", "quiet", "tokens_at_once", "notes")  # where, how shown, in what pieces: not what is run
 
 
 class Run:

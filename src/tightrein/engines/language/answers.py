@@ -50,7 +50,9 @@ def ask(
     """`group_size` answers of the policy to each problem, one after another; in turns if there is a dialogue."""
     each = [problem for problem in problems for _ in range(group_size)]
     partner = None if dialogue is None else dialogue.open(policy.tokenizer, each)
-    samples = sample(policy.model, policy.encode(problems), group_size, decoding, generator, partner)
+    samples = sample(
+        policy.model, policy.encode(problems), group_size, decoding, generator, partner, tokenizer=policy.tokenizer
+    )
     if dialogue is None:
         return Answers(samples, each, policy.decode(samples.completions, samples.mask))
     return Answers(samples, each, transcripts(policy.tokenizer, samples), in_turns=True)

@@ -82,6 +82,12 @@ class LanguageConfig:
     """Of the distribution that is sampled from and trained."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this probability; below 1 no longer what is trained."""
+    top_k: int = 0
+    """Sample from so many likeliest tokens (0: all)."""
+    min_p: float = 0.0
+    """Sample from tokens that are at least this share as likely as the likeliest (0: all)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer when it contains them."""
     warmup_examples: int = 64
     """Worked examples that the embedded model is fine-tuned on first."""
     warmup_accuracy: float = 0.45
@@ -108,7 +114,7 @@ class LanguageConfig:
     def __post_init__(self) -> None:
         if self.out is not None:  # a str will do
             object.__setattr__(self, "out", Path(self.out))
-        for name in ("reward", "tools"):  # one may be given without its tuple
+        for name in ("reward", "tools", "stop"):  # one may be given without its tuple
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
         counts = ("updates", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens", "warmup_examples")
@@ -128,11 +134,15 @@ class LanguageConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise _bad(name, value, "a positive number")
-        for name in ("lora_rank", "lag", "warmup_steps", "seed", "eval_samples"):
+        for name in ("lora_rank", "lag", "warmup_steps", "seed", "eval_samples", "top_k"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise _bad(name, getattr(self, name), "a whole number from 0 to 2147483647")
         if self.top_p > 1:
             raise _bad("top_p", self.top_p, "at most 1 (1 switches it off)")
+        if not 0 <= self.min_p < 1:
+            raise _bad("min_p", self.min_p, "from 0 to less than 1 (0 switches it off)")
+        if not all(self.stop):
+            raise TightreinError("--stop is given an empty text", "give the texts that end an answer")
         if self.steps is not None:
             check_rule(self.steps)
         if self.reward and self.dataset is None:

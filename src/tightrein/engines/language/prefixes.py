@@ -80,7 +80,10 @@ class Resets:
         limit = self.decoding.max_new_tokens
         room = torch.tensor([limit - len(begun) for _, begun in states]).repeat_interleave(self.samples)
         decoding = self.decoding.within(int(room.max()))
-        s = sample(self.policy.model, [[*p, *begun] for p, begun in states], self.samples, decoding, generator)
+        s = sample(
+            self.policy.model, [[*p, *begun] for p, begun in states], self.samples, decoding, generator,
+            tokenizer=self.policy.tokenizer,
+        )  # fmt: skip
         begun = [b for _, b in states for _ in range(self.samples)]
         lengths = s.mask.sum(1).long().tolist()
         ids = [[*b, *row[:n]] for b, row, n in zip(begun, s.completions.tolist(), lengths, strict=True)]

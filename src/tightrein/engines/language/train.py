@@ -69,7 +69,10 @@ def train(
         shown = (*notes, *cut, *on_length(config, method, plan))
         print("".join(f"note: {note}\n" for note in shown), end="", flush=True)
     told = config.routing == "sampler"
-    decoding = Decoding(longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p, experts=told)
+    decoding = Decoding(
+        longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p, experts=told, top_k=config.top_k,
+        min_p=config.min_p, stop=config.stop,
+    )  # fmt: skip
     with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
         return Training(Setup(config, plan, task, policy, method, decoding), run).go(stop)
 
