@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from safetensors.numpy import load_file
 RESULTS = Path(__file__).parent / "results" / "control_endurance.json"
 TRAIN = [str(Path(sys.executable).parent / "tightrein"), "train", "control", "--quiet"]
 CASES = {
-    "CartPole-v1 (gymnax)": ["--env", "CartPole-v1", "--seeds", "2", "--total-steps", "4000000"],
+    "CartPole-v1 (gymnax)": ["--env", "CartPole-v1", "--seeds", "2", "--total-steps", "2000000"],
     "Hopper-v5 (EnvPool)": ["--env", "Hopper-v5", "--seeds", "2", "--total-steps", "120000"],
 }
 CLOCK = ("time", "steps_per_second")
@@ -66,31 +65,41 @@ def kept(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
 
 def killed(name: str, flags: list[str], kills: int, folder: Path, rng: random.Random) -> dict[str, Any]:
     """One run straight through, and as many others, killed and resumed until they end, as `kills` take."""
-    began = time.monotonic()
     if start(flags, folder / "whole").wait():
         raise RuntimeError(f"{name} failed")
-    seconds, done, runs, same = time.monotonic() - began, 0, 0, True
+    total, done, runs, same = steps(folder / "whole"), 0, 0, True
     while done < kills:
         out = folder / f"killed_{runs}"
-        done += interrupted(flags, out, kills - done, lambda: rng.uniform(0.1, 0.8) * seconds)
+        done += interrupted(flags, out, kills - done, total, rng)
         runs, same = runs + 1, same and kept(folder / "whole") == kept(out)
     print(f"{name}: {done} kills in {runs} runs, {'the same bit for bit' if same else 'DIFFERENT'}", flush=True)
     return {"flags": flags, "kills": done, "runs": runs, "same": same}
 
 
-def interrupted(flags: list[str], out: Path, most: int, patience: Callable[[], float]) -> int:
-    """A run to its end, killed whenever `patience` has passed, `most` times at most. Returns how often it was."""
+def interrupted(flags: list[str], out: Path, most: int, total: int, rng: random.Random) -> int:
+    """A run of `total` steps to its end, killed at random moments, `most` times at most. Returns how often it was."""
     done = 0
     while True:
         process = start([*flags, *(["--resume"] if out.exists() else [])], out)
-        try:
-            if process.wait(timeout=patience() if done < most else None):
-                raise RuntimeError(f"{out} could not go on")
-            return done
-        except subprocess.TimeoutExpired:
+        moment = rng.uniform(steps(out), total) if done < most else total + 1  # a step, for machines differ in speed
+        while process.poll() is None and steps(out) < moment:
+            time.sleep(rng.uniform(0.0, 0.5))
+        if process.poll() is None:
             process.kill()
-            process.wait()
             done += 1
+        elif process.returncode:
+            raise RuntimeError(f"{out} could not go on")
+        else:
+            return done
+        process.wait()
+
+
+def steps(out: Path) -> int:
+    """How far the run in this folder has come."""
+    try:
+        return max((json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()), default=0)
+    except (FileNotFoundError, ValueError):  # not begun, or in the middle of a line
+        return 0
 
 
 def main() -> None:

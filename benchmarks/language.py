@@ -126,8 +126,10 @@ def main() -> None:
     given = parser.parse_args()
     chosen = {n: r for n, r in ROWS.items() if given.only is None or n.startswith(tuple(given.only))}
     before = machine()
-    found = {name: measure(name, row, given.repeats, given.threads) for name, row in chosen.items()}
-    given.out.write_text(json.dumps({"machine": before, "rows": found}, indent=1) + "\n")
+    known = json.loads(given.out.read_text()).get("rows", {}) if given.only and given.out.exists() else {}
+    for name, row in chosen.items():
+        known[name] = {"machine": before, **measure(name, row, given.repeats, given.threads)}
+        given.out.write_text(json.dumps({"rows": known}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
