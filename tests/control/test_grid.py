@@ -90,8 +90,11 @@ def test_every_real_setting_of_every_method_can_be_varied_or_is_refused_by_name(
     [
         {"grid": ("learning_rate=1e-3,3e-3", "objective.entropy=0,0.01")},
         {"grid": ("learning_rate=1e-3,3e-3", "credit.lam=0,0.9"), **PENDULUM},
-        {"method": "ppo_kl", "grid": ("controller.coef=0,50", "clip_range=0.1,10"), "learning_rate": 1e-2},
-        {"method": "trpo", "grid": ("step.delta=0.001,0.02",)},
+        pytest.param(
+            {"method": "ppo_kl", "grid": ("controller.coef=0,50", "clip_range=0.1,10"), "learning_rate": 1e-2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"method": "trpo", "grid": ("step.delta=0.001,0.02",)}, marks=pytest.mark.slow),
     ],
 )
 def test_a_row_of_a_grid_learns_what_it_learns_alone(changes: dict[str, Any]) -> None:
@@ -193,7 +196,7 @@ def test_a_grid_run_tells_its_points_everywhere_and_resumes_exactly(
     assert panel.groups[3].label == "ppo_clip (entropy=0.01, learning_rate=0.01)"
 
 
-@pytest.mark.parametrize("changes", [{}, PENDULUM])
+@pytest.mark.parametrize("changes", [{}, pytest.param(PENDULUM, marks=pytest.mark.slow)])
 def test_a_point_that_diverges_does_not_end_the_others(changes: dict[str, Any], tmp_path: Path) -> None:
     given = {"grid": ("learning_rate=1e-3,1e38",), "log_every": 5, **changes}
     rows = run(tmp_path / "run", **given)

@@ -80,7 +80,10 @@ def test_targets_in_float32_are_those_of_float64() -> None:
     np.testing.assert_allclose(np.sum(found, -1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"memory": 8}, {"variant": "regression"}, {"env": "Pendulum-v1"}])
+SLOW = [{"memory": 8}, {"variant": "regression"}, {"env": "Pendulum-v1"}]
+
+
+@pytest.mark.parametrize("changes", [{}, *(pytest.param(changes, marks=pytest.mark.slow) for changes in SLOW)])
 def test_it_trains(changes: dict[str, Any], tmp_path: Path) -> None:
     rows = run(tmp_path / "run", method="hyperpp", **changes)
     assert np.isfinite([x for row in rows for x in row.values()]).all()

@@ -109,7 +109,7 @@ def test_npg_takes_the_step_that_trpo_begins_with() -> None:
     assert float(report["kl_step"]) < float(solved.stats["kl_step"])
 
 
-@pytest.mark.parametrize("method", ["npg", "gae_value_trust_region"])
+@pytest.mark.parametrize("method", [pytest.param("npg", marks=pytest.mark.slow), "gae_value_trust_region"])
 def test_they_go_on_bit_for_bit_from_a_checkpoint(method: str) -> None:
     made = trainer(config(method=method, seeds=2, rollout=32))
     assert_goes_on_bit_for_bit(made, 2)

@@ -126,7 +126,7 @@ def test_a_longer_budget_goes_on_by_the_new_schedule() -> None:
     np.testing.assert_allclose(made.state.learner.method["objective.trust"], 2.0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["trpo", "fixpo"])
+@pytest.mark.parametrize("method", [pytest.param("trpo", marks=pytest.mark.slow), "fixpo"])
 def test_solvers_go_on_bit_for_bit_from_a_checkpoint(method: str) -> None:
     made = trainer(config(method=method, seeds=2, rollout=32))
     arrays = assert_goes_on_bit_for_bit(made, 3)
