@@ -21,7 +21,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from apart import Apart
 
 from tightrein.engines.control import environments
 from tightrein.engines.control.compose import compose
@@ -167,26 +167,10 @@ def served(*command: str | Path) -> Callable[[Shape], Side]:
     def make(shape: Shape) -> Side:
         if not Path(command[0]).exists():
             raise SystemExit(f"{command[0]} is not there: `make bench-control` makes it, --rejax names another")
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-        def ask(message: dict[str, Any]) -> dict[str, Any]:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write(json.dumps(message) + "\n")
-            server.stdin.flush()
-            answer = server.stdout.readline()
-            if not answer:
-                raise SystemExit("the other process ended; its own words are above")
-            return dict(json.loads(answer))
-
-        def close() -> None:
-            assert server.stdin is not None
-            server.stdin.close()
-            server.wait()
-
-        compiled = ask({**vars(shape), "steps": shape.theirs})["compile_seconds"]
-        ask({})  # a first turn, as the others have had
-        return Side(lambda: ask({})["per_second"], compiled, close)
+        process = Apart(*command)
+        compiled = process.ask({**vars(shape), "steps": shape.theirs})["compile_seconds"]
+        process.ask({})  # a first turn, as the others have had
+        return Side(lambda: process.ask({})["per_second"], compiled, process.close)
 
     return make
 

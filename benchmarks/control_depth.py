@@ -37,6 +37,7 @@ METHODS = {
     ),
 }  # fmt: skip
 STEPS, SEEDS, POINTS, LAST = 1_000_000, 5, 50, 3
+MIDDLE = slice(POINTS // 4, 3 * POINTS // 4)  # of a run: at its end the learning rate is 0, and the ratio 1
 FIGURES = {"return_mean": "training return", "ratio_deviation": "mean |ratio - 1|"}
 
 
@@ -102,15 +103,19 @@ def band(curves: list[list[float | None]]) -> tuple[Any, Any]:
 
 
 def page() -> str:
-    """The ends of the runs as a table."""
-    rows = ["| task | method | layers | training return, end | 20 evaluation episodes | mean abs(ratio - 1), end |"]
+    """Returns at the end of the runs and ratios in the middle half of them, as a table."""
+    rows = ["| task | method | layers | training return, end | 20 evaluation episodes | mean abs(ratio - 1) |"]
     rows.append("|---|---|---|---|---|---|")
     runs = known()
     for env, method, layers in combinations():
         entry = runs.get(f"{env} {method} {layers}")
         if entry:
-            ends = [[[mean(x for x in curve[-LAST:] if x is not None)] for curve in entry[name]] for name in FIGURES]
-            columns = [ends[0], [[value] for value in entry["evaluated"]], ends[1]]
+            parts = {"return_mean": slice(-LAST, None), "ratio_deviation": MIDDLE}
+            found = [
+                [[mean(x for x in curve[part] if x is not None)] for curve in entry[name]]
+                for name, part in parts.items()
+            ]
+            columns = [found[0], [[value] for value in entry["evaluated"]], found[1]]
             cells = [_cell(column, digits) for column, digits in zip(columns, (0, 0, 3), strict=True)]
             rows.append(f"| {env} | {method} | {layers} | {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -15,11 +15,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from apart import Apart
 
 from tightrein.verify.results import machine
 
@@ -56,46 +57,16 @@ ROWS = {
 }  # fmt: skip
 
 
-class Side:
-    """A process that takes turns."""
-
-    def __init__(self, name: str, setting: dict[str, Any]) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(setting["threads"]), "HF_HUB_OFFLINE": "1"}
-        self._name = name
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", SIDES, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment,
-        )  # fmt: skip
-        self._say(setting)
-
-    def turn(self) -> dict[str, float]:
-        """One turn: its seconds and megabytes."""
-        self._say({})
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self._name} ended; its own words are above")
-        return dict(json.loads(answer))
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _say(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-
-
 def measure(name: str, row: Row, repeats: int, threads: int) -> dict[str, Any]:
     """Takes the turns, prints the ratios and returns everything."""
     load, setting = os.getloadavg(), {**row.setting, "threads": threads}
-    sides = {side: Side(side, setting) for side in (row.ours, row.peer)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    command = (sys.executable, "-W", "ignore", SIDES)
+    sides = {side: Apart(*command, side, env=environment) for side in (row.ours, row.peer)}
     for side in sides.values():
-        side.turn()
-    turns = [{name: side.turn() for name, side in sides.items()} for _ in range(repeats)]
+        side.say(setting)
+        side.ask({})
+    turns = [{side: process.ask({}) for side, process in sides.items()} for _ in range(repeats)]
     for side in sides.values():
         side.close()
     asked = {"seconds": row.seconds, **({} if row.megabytes is None else {"megabytes": row.megabytes})}

@@ -1,4 +1,4 @@
-"""JAX as a control run sets it up, whichever test uses it first: other processes must give the same bit for bit."""
+"""JAX as a control run of several rows sets it up, whichever test uses it first: processes must give the same bits."""
 
 import os
 

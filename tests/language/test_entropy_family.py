@@ -7,8 +7,8 @@ import math
 import torch
 
 import tightrein as tr
+from tightrein.engines.language.decoding import Decoding, pick
 from tightrein.engines.language.rollouts import warmth_of
-from tightrein.engines.language.sampling import Decoding, draw
 from tightrein.engines.language.texts import formulas_in
 
 
@@ -21,7 +21,8 @@ def test_each_token_has_its_own_temperature() -> None:
     torch.testing.assert_close(warmth(torch.tensor([0.01, 0.5, 2.0])), torch.tensor([0.5, 1.0, 1.5]))
     logits = torch.tensor([[2.0, 0.0, 0.0], [4.0, -2.0, -2.0]]).repeat_interleave(20000, 0)
     decoding = Decoding(1, frozenset(), 0, warmth=warmth)
-    tokens, logp = draw(logits, decoding, torch.Generator().manual_seed(0))
+    numbers = torch.rand(len(logits), generator=torch.Generator().manual_seed(0))
+    tokens, logp = pick(logits, decoding, numbers)
     torch.testing.assert_close(logp, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0])
     likely = (tokens == 0).float().reshape(2, -1).mean(1)
     expected = torch.softmax(logits[::20000] / torch.tensor([[1.5], [0.5]]), -1)[:, 0]

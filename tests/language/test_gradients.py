@@ -85,7 +85,7 @@ def test_packing_gives_the_gradient_of_rows_alone(policy, batch, key, monkeypatc
     assert_same(together, slope(policy, batch, key))
 
 
-def test_dropout_falls_as_it_did(policy, batch):
+def test_dropout_falls_as_it_did():
     """With dropout the pieces differ from the whole, but what is carried back is the gradient of what was read."""
     rows = [torch.arange(6), torch.arange(6, 12)]
     drop, weight, passes_made = torch.nn.Dropout(0.5), torch.ones(4, requires_grad=True), []

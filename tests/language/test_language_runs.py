@@ -165,18 +165,8 @@ def test_what_only_control_can_train_is_refused(key, tmp_path):
 @pytest.mark.parametrize("method", ["grpo", "spo"])
 def test_it_learns(method, tmp_path):
     """A quarter of the default run."""
-    summary = train(
-        LanguageConfig(
-            method=method,
-            updates=60,
-            prompts=64,
-            eval_problems=200,
-            eval_every=60,
-            seed=1,
-            out=tmp_path / "r",
-            quiet=True,
-        )
-    )
+    shape = {"updates": 60, "prompts": 64, "eval_problems": 200, "eval_every": 60}
+    summary = train(LanguageConfig(method=method, seed=1, out=tmp_path / "r", quiet=True, **shape))
     assert summary["eval_accuracy_start"] < 0.6
     assert summary["eval_accuracy"] > summary["eval_accuracy_start"] + 0.2
 

@@ -4,19 +4,15 @@ import itertools
 
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny
 
 from tightrein.engines.language import passes
 from tightrein.engines.language.layout import Trees, packed, pieces, rectangular
 from tightrein.engines.language.logprobs import view
 from tightrein.engines.language.passes import lay_out, packs, run
 
-SIZES = {
-    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
 ARCHITECTURES = {
     "Llama": {},
     "Qwen2": {},
@@ -30,15 +26,11 @@ P, T = 6, 5
 
 
 def made(name: str, attention: str = "sdpa", **changes):
-    torch.manual_seed(0)
-    shape = getattr(transformers, f"{name}Config")(
-        **{**SIZES, **ARCHITECTURES.get(name, {}), **changes}, attn_implementation=attention
-    )
-    model = transformers.AutoModelForCausalLM.from_config(shape)
+    model = tiny(name, **{**ARCHITECTURES[name], **changes}, attn_implementation=attention)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+    return model
 
 
 def batch(prompts=(0, 0, 1, 0, 2, 1), lengths=(5, 2, 1, 4, 3, 5), seed=0):

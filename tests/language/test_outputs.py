@@ -4,18 +4,13 @@ import copy
 
 import pytest
 import torch
-import transformers
+from tiny import tiny
 
-from tightrein.engines.language import outputs
 from tightrein.engines.language.layout import rectangular
 from tightrein.engines.language.logprobs import Keeping, view
 from tightrein.engines.language.outputs import Lean, Stored, layer_of
 from tightrein.engines.language.passes import run
 
-SIZES = {
-    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
 ARCHITECTURES = {
     "Llama": {},
     "Llama, tied": {"tie_word_embeddings": True},
@@ -29,15 +24,11 @@ ARCHITECTURES = {
 
 
 def made(name: str):
-    torch.manual_seed(0)
-    kind = name.split(",")[0]
-    model = transformers.AutoModelForCausalLM.from_config(
-        getattr(transformers, f"{kind}Config")(**{**SIZES, **ARCHITECTURES[name]})
-    )
+    model = tiny(name.split(",")[0], **ARCHITECTURES[name])
     with torch.no_grad():  # far from uniform, so that scales and caps show
         for parameter in model.get_output_embeddings().parameters():
             parameter.normal_(std=2.0)
-    return model.eval()
+    return model
 
 
 def rows():
@@ -119,13 +110,11 @@ def test_both_ways_of_reading_agree(temperature):
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert torch.equal(lean.likeliest(5)[1], stored.likeliest(5)[1])
-    torch.testing.assert_close(lean.logits(), stored.logits())
 
 
-def test_a_model_is_tried_once(monkeypatch):
+def test_a_model_is_tried_once():
     model, tries = made("Llama"), []
-    agrees = outputs._agrees
-    monkeypatch.setattr(outputs, "_agrees", lambda *given: tries.append(1) or agrees(*given))
+    model.register_forward_pre_hook(lambda *_: tries.append(1))
     for _ in range(3):
         assert layer_of(model) is not None
     assert len(tries) == 1

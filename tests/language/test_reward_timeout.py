@@ -1,4 +1,4 @@
-"""For tests/language/test_reward_timeout.py, once wire4.patch is in."""
+"""A reward function that hangs ends a run with a clear word, and the run goes on as if it had not."""
 
 from __future__ import annotations
 

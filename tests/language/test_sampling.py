@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tightrein.engines.language import decoders
+from tightrein.engines.language.decoding import pick
 from tightrein.engines.language.logprobs import view
 from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding, draw, join, pad_left, positions_of, sample
+from tightrein.engines.language.sampling import Decoding, join, pad_left, positions_of, sample
 from tightrein.engines.language.turns import Dialogue, Form, Reply
 from tightrein.errors import TightreinError
 
@@ -90,7 +91,8 @@ def test_the_same_seed_gives_the_same_answers(policy):
 
 def test_sampling_follows_the_probabilities():
     logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(20_000, 1)
-    tokens, logp = draw(logits, dataclasses.replace(DECODING, temperature=0.5), torch.Generator().manual_seed(0))
+    numbers = torch.rand(len(logits), generator=torch.Generator().manual_seed(0))
+    tokens, logp = pick(logits, dataclasses.replace(DECODING, temperature=0.5), numbers)
     wanted = torch.softmax(logits[0] / 0.5, 0)
     torch.testing.assert_close(torch.bincount(tokens, minlength=3) / 20_000, wanted, atol=0.01, rtol=0)
     torch.testing.assert_close(logp, wanted.log()[tokens])

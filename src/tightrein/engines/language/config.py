@@ -190,7 +190,7 @@ class Plan:
     minibatches: int
     eval_every: int
     checkpoint_every: int
-    tokens_at_once: int = 8192
+    tokens_at_once: int = LanguageConfig.tokens_at_once
 
     @classmethod
     def of(cls, config: LanguageConfig, method: Any) -> Plan:

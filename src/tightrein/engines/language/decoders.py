@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.nn import functional
 from tightrein.engines.language.gpt2 import GPT2Network
 from tightrein.engines.language.lean import Lean, Network
 from tightrein.engines.language.llama import LlamaNetwork
+from tightrein.engines.language.modes import once
 from tightrein.engines.language.samples import positions_of
 
 LEAN: dict[str, Callable[[Any, int], Network]] = {
@@ -25,7 +25,6 @@ LEAN: dict[str, Callable[[Any, int], Network]] = {
 HOMES = {"torch", "transformers"}
 PLAIN = {"Linear", "Conv1D", "Embedding"}  # modules whose parameters tell all that they do; and norms
 PROBE = (((1, 2, 3), (0, 0, 4)), ((1, 1, 1), (0, 0, 1)), ((5, 6), (7, 8)))  # prompts, their mask, what comes then
-_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class Decoder(Protocol):
@@ -106,18 +105,17 @@ def _untouched(module: Any) -> bool:
     return home in HOMES and (not module._parameters or name in PLAIN or name.endswith("Norm"))
 
 
+@once
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
-    """Whether the lean way says what the model says, up to rounding. Tried once."""
-    if model not in _known:
-        device, vocabulary = next(model.parameters()).device, model.config.vocab_size
-        ids, mask, then = (torch.tensor(each, device=device) for each in PROBE)
-        ids, then = ids % vocabulary, then % vocabulary
-        ours, theirs = (
-            [made.logits, *(made.step(token) for token in then.T)]
-            for made in (Lean(LEAN[type(model).__name__](model, 0), ids, mask, 1, 2), Own(model, ids, mask, 1, 2))
-        )
-        rounding = 1e-4 if model.dtype == torch.float32 else 0.1
-        mine, own = torch.stack(ours).float(), torch.stack(theirs).float()
-        _known[model] = bool((mine - own).abs().max() <= rounding * own.abs().max().clamp(min=1))
-    return _known[model]
+    """Whether the lean way says what the model says, up to rounding."""
+    device, vocabulary = next(model.parameters()).device, model.config.vocab_size
+    ids, mask, then = (torch.tensor(each, device=device) for each in PROBE)
+    ids, then = ids % vocabulary, then % vocabulary
+    ours, theirs = (
+        [made.logits, *(made.step(token) for token in then.T)]
+        for made in (Lean(LEAN[type(model).__name__](model, 0), ids, mask, 1, 2), Own(model, ids, mask, 1, 2))
+    )
+    rounding = 1e-4 if model.dtype == torch.float32 else 0.1
+    mine, own = torch.stack(ours).float(), torch.stack(theirs).float()
+    return bool((mine - own).abs().max() <= rounding * own.abs().max().clamp(min=1))

@@ -74,12 +74,6 @@ def _shifted(bits: Tensor, places: int) -> Tensor:
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
-def draw(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """As `pick`, with random numbers of the generator."""
-    numbers = torch.rand(len(logits), dtype=torch.float64, device=logits.device, generator=generator)
-    return pick(logits, decoding, numbers)
-
-
 def pick(logits: Tensor, decoding: Decoding, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """(tokens [B], their log-probabilities [B]) from logits [B, V] and numbers in (0, 1) [B].
 

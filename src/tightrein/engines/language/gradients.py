@@ -18,7 +18,7 @@ import tightrein as tr
 from tightrein.engines.language.logprobs import in_order
 from tightrein.errors import TightreinError
 
-READ = ("logp", "entropy", "value", "dist", "logp_masked", "logp_ref")  # what a forward pass finds out
+READ = ("logp", "entropy", "value", "dist", "logp_masked")  # what the present policy says, with a gradient
 LEAST = 64  # tokens at once below which there is no point in trying again
 
 Now = Callable[[Tensor | None], tr.Decisions]  # the decisions in some rows (None: all) as the present policy sees them
@@ -32,8 +32,7 @@ def backward(now: Now, pieces: Sequence[Tensor], loss: Callable[[tr.Decisions], 
         if found.value.requires_grad:
             found.value.backward()
         return found, whole
-    dice = []
-    parts = []
+    dice, parts = [], []
     with torch.no_grad():
         for rows in pieces:
             dice.append(_dice())

@@ -2,7 +2,7 @@
 
 Packed, the answers to one prompt stand behind it in one row, each at the positions that it would have alone, and a
 mask keeps them from seeing each other. Whoever reads the states is told where each decision's are, so that nothing else
-has to know. Derived from the masked attention itself: what a token sees is what it would see in a row of its own.
+has to know.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tightrein.distributions import Categorical
 from tightrein.engines.language.layout import pieces, rectangular
+from tightrein.engines.language.modes import evaluating
 from tightrein.engines.language.outputs import Outputs, layer_of
 from tightrein.engines.language.passes import lay_out, run, trees_of
 from tightrein.engines.language.routing import recorded, replayed, stacked
@@ -177,18 +178,14 @@ def view_all(model: Any, samples: Samples, temperature: float = 1.0, *, replay: 
 
     replay: the experts that the samples hold, if any, are followed.
     """
-    span, training = samples.mask.shape[1], model.training
-    model.eval()
-    try:
+    span, seen = samples.mask.shape[1], []
+    with evaluating(model):
         rows = pieces_of(model, samples, AT_ONCE)
-        seen = []
         for some in map(samples.take, rows):
             told: dict[str, Any] = {"experts": some.experts} if replay else {}
             seen.append(view(model, some.ids, some.attention, span, temperature, **options, **told))
-        found: View = in_order(seen, rows)
-        return found
-    finally:
-        model.train(training)
+    found: View = in_order(seen, rows)
+    return found
 
 
 def pieces_of(model: Any, samples: Samples, most: int) -> list[Tensor]:

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from tightrein.engines.language.modes import evaluating, once
 from tightrein.engines.language.vocabulary import OutputLayer, Read, likeliest, read
 
 PROBE = (1, 2)  # tokens with which it is tried whether a model's logits follow from its states as its layer says
-_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class Outputs(Protocol):
@@ -30,10 +29,6 @@ class Outputs(Protocol):
 
     def likeliest(self, count: int) -> tuple[Tensor, Tensor]:
         """See `vocabulary.likeliest`."""
-        ...
-
-    def logits(self) -> Tensor:
-        """All of them: [N, V]."""
         ...
 
 
@@ -51,10 +46,6 @@ class Lean:
     def likeliest(self, count: int) -> tuple[Tensor, Tensor]:
         """See Outputs."""
         return likeliest(self.states, self.layer, count)
-
-    def logits(self) -> Tensor:
-        """See Outputs."""
-        return self.layer.logits(self.states)
 
 
 @dataclass(frozen=True)
@@ -74,17 +65,11 @@ class Stored:
         found = self.all.topk(min(count, self.all.shape[-1]), -1)
         return found.values, found.indices
 
-    def logits(self) -> Tensor:
-        """See Outputs."""
-        return self.all
-
 
 def layer_of(model: Any) -> OutputLayer | None:
     """How the logits of this model follow from its states; None: in a way of its own."""
     layer = _described(model)
-    if layer is not None and model not in _known:
-        _known[model] = _agrees(model, layer)
-    return layer if layer is not None and _known[model] else None
+    return layer if layer is not None and _agrees(model) else None
 
 
 def _described(model: Any) -> OutputLayer | None:
@@ -95,18 +80,16 @@ def _described(model: Any) -> OutputLayer | None:
     return OutputLayer(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
+@once
 @torch.no_grad()
-def _agrees(model: Any, layer: OutputLayer) -> bool:
-    """Whether the model's own logits are those of `layer`, up to rounding."""
+def _agrees(model: Any) -> bool:
+    """Whether the model's own logits are those of the layer that `_described` found, up to rounding."""
+    layer = _described(model)
+    assert layer is not None
     states: list[Tensor] = []
     ids = torch.tensor([PROBE], device=layer.weight.device) % len(layer.weight)
-    training = model.training
-    model.eval()
-    try:
-        with before(model.get_output_embeddings(), lambda _, given: states.append(given[0])):
-            theirs = model(input_ids=ids, use_cache=False).logits
-    finally:
-        model.train(training)
+    with evaluating(model), before(model.get_output_embeddings(), lambda _, given: states.append(given[0])):
+        theirs = model(input_ids=ids, use_cache=False).logits
     ours, rounding = layer.logits(states[-1]), 1e-3 if theirs.dtype == torch.float32 else 3e-2
     return bool(torch.allclose(ours, theirs.to(ours.dtype), rtol=rounding, atol=rounding))
 

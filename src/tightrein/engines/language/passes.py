@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from tightrein.engines.language.layout import GAIN, Layout, Trees, packed, rectangular
+from tightrein.engines.language.modes import evaluating, once
 from tightrein.engines.language.outputs import Lean, Outputs, Stored, before, layer_of
 
 MASKED = {"sdpa", "eager"}  # transformers' kinds of attention that take a mask of pairs
-TRIED = 2  # rows of the batch in which it is tried whether a model heeds such a mask
 TOLERANCE = 1e-3
-_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,10 @@ def packs(model: Any, width: int) -> bool:
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < width:
         return False
-    if model not in _known:
-        _known[model] = model.config._attn_implementation in MASKED and _heeds(model)
-    return _known[model]
+    return model.config._attn_implementation in MASKED and _heeds(model)
 
 
+@once
 @torch.no_grad()
 def _heeds(model: Any) -> bool:
     """Whether answers packed behind their prompt have the states that they have in rows of their own."""
@@ -99,14 +96,11 @@ def _heeds(model: Any) -> bool:
     device = model.get_output_embeddings().weight.device
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 6, 7, 8]], device=device) % size
     attention = torch.ones_like(ids)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         alone = run(model, rectangular(attention, 3), ids).before
-        together = run(model, packed(attention, 3, Trees.of(ids, attention, 3)), ids).before
-    except (RuntimeError, ValueError, TypeError, IndexError):  # a model that cannot take such a mask says so in its way
-        return False
-    finally:
-        model.train(training)
+        try:
+            together = run(model, packed(attention, 3, Trees.of(ids, attention, 3)), ids).before
+        except (RuntimeError, ValueError, TypeError, IndexError):  # a model that takes no such mask says so in its way
+            return False
     rounding = TOLERANCE if alone.dtype == torch.float32 else 30 * TOLERANCE
     return bool(torch.allclose(alone, together, rtol=rounding, atol=rounding * float(alone.abs().max())))

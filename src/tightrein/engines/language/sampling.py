@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tightrein.engines.language.decoders import decoder
-from tightrein.engines.language.decoding import Decoding, draw, draw_seeds, pick, uniforms
+from tightrein.engines.language.decoding import Decoding, draw_seeds, pick, uniforms
+from tightrein.engines.language.modes import evaluating
 from tightrein.engines.language.routing import recorded, stacked
 from tightrein.engines.language.samples import Samples, join, pad_left, positions_of
 from tightrein.engines.language.sheet import Sheet
 from tightrein.engines.language.stopping import Stops
 from tightrein.errors import TightreinError
 
-__all__ = ["Decoding", "Partner", "Samples", "draw", "join", "pad_left", "positions_of", "sample"]
+__all__ = ["Decoding", "Partner", "Samples", "join", "pad_left", "positions_of", "sample"]
 
 SHRINK = 0.5  # the batch is repacked when no more than this share of its rows still runs
 AHEAD = 64  # tokens for which random numbers are made at once
@@ -63,16 +64,11 @@ def sample(
     """
     if decoding.stop and tokenizer is None:
         raise TightreinError("stop strings are given, and nobody to read the answers", "give sample() the tokenizer")
-    training = model.training
-    model.eval()
-    try:
-        recording: AbstractContextManager[list[Tensor]] = recorded(model) if decoding.experts else nullcontext([])
-        with recording as seen:
-            stops = Stops(tokenizer, decoding.stop) if decoding.stop else None
-            seeds = draw_seeds(len(prompts) * group_size, generator) if seeds is None else seeds
-            return _Sampler(model, prompts, group_size, decoding, seeds, partner, stops, seen).run()
-    finally:
-        model.train(training)
+    recording: AbstractContextManager[list[Tensor]] = recorded(model) if decoding.experts else nullcontext([])
+    with evaluating(model), recording as seen:
+        stops = Stops(tokenizer, decoding.stop) if decoding.stop else None
+        seeds = draw_seeds(len(prompts) * group_size, generator) if seeds is None else seeds
+        return _Sampler(model, prompts, group_size, decoding, seeds, partner, stops, seen).run()
 
 
 class _Sampler:

@@ -105,9 +105,7 @@ def _hush() -> None:
 def describe(config: LanguageConfig, method: Any, plan: Plan, longest: int, notes: list[str]) -> dict[str, Any]:
     """What config.json holds: the configuration, and all that it left open."""
     given = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "resume", "quiet", "reward_timeout")
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "resume", "quiet")
     }
     shape = {**dataclasses.asdict(plan), "max_new_tokens": longest, "learning_rate": method.step.learning_rate}
     return {
