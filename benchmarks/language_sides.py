@@ -19,15 +19,16 @@ from typing import Any
 import torch
 
 import tightrein as tr
-from tightrein.engines.language import embedded, sources
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.models import load_pretrained
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding, pad_left, sample
+from tightrein.engines.language.experience import sources
+from tightrein.engines.language.models import embedded
+from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.passes.vocabulary import OutputLayer, read
+from tightrein.engines.language.sampling.sampler import Decoding, pad_left, sample
 from tightrein.engines.language.setup import Setup
-from tightrein.engines.language.tasks import Task
-from tightrein.engines.language.vocabulary import OutputLayer, read
+from tightrein.engines.language.tasks.loading import Task
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.training.learner import Learner
 
 Setting = dict[str, Any]
 Turn = Callable[[], Any]

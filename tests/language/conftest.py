@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from tightrein.engines.language import embedded  # noqa: E402
-from tightrein.engines.language.models import Policy  # noqa: E402
+from tightrein.engines.language.models.policy import Policy  # noqa: E402
 
 torch.set_num_threads(1)
 WORDS = ["ab", "cd", "abcd", "dcba", "bad", "cab", "dab", "a", "bb", "cc", "dad", "add", "abba", "caca", "dc", "ba"]

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from tightrein.engines.language.columns import read_problems
 from tightrein.engines.language.compose import compose, with_length
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.datasets import read_rows
-from tightrein.engines.language.models import load_pretrained
-from tightrein.engines.language.rewards import as_reward, entry_reward
-from tightrein.engines.language.tasks import Problem, load_task
+from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.rewards.functions import as_reward, entry_reward
+from tightrein.engines.language.tasks.columns import read_problems
+from tightrein.engines.language.tasks.datasets import read_rows
+from tightrein.engines.language.tasks.loading import Problem, load_task
 from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tightrein.engines.language.columns import read_problems
-from tightrein.engines.language.models import Policy
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.tasks.columns import read_problems
 from tightrein.errors import TightreinError
 
 ASKED = {"role": "user", "content": "2 + 2?"}

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tightrein.engines.language.decoding import Decoding, cut, draw_seeds, pick, uniforms
+from tightrein.engines.language.sampling.decoding import Decoding, cut, draw_seeds, pick, uniforms
 
 DECODING = Decoding(max_new_tokens=12, eos_ids=frozenset({1}), pad_id=0)
 MASK = 2**64 - 1

@@ -7,9 +7,9 @@ import math
 import torch
 
 import tightrein as tr
-from tightrein.engines.language.decoding import Decoding, pick
-from tightrein.engines.language.rollouts import warmth_of
-from tightrein.engines.language.texts import formulas_in
+from tightrein.engines.language.experience.rollouts import warmth_of
+from tightrein.engines.language.experience.texts import formulas_in
+from tightrein.engines.language.sampling.decoding import Decoding, pick
 
 
 def test_each_token_has_its_own_temperature() -> None:

@@ -7,8 +7,8 @@ import pytest
 from tightrein.engines.language import train as training
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.evaluate import Evaluation, evaluate
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.problems import Problem
 
 PROBLEMS = [Problem("1 + 1?", "2", {}), Problem("a | b <c>", "x\ny", {}), Problem("?", None, {})]
 FOUND = Evaluation(

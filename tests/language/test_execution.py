@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tightrein.engines.language import confinement
-from tightrein.engines.language.execution import Execution, program
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import as_reward
-from tightrein.engines.language.tools import Limits
+from tightrein.engines.language.rewards.execution import Execution, program
+from tightrein.engines.language.rewards.functions import as_reward
+from tightrein.engines.language.tasks import confinement
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.tools import Limits
 from tightrein.errors import TightreinError
 
 FENCED = "Think.\n```python\nprint(1)\n```\nThen:\n```python\ndef f(x):\n    return 2 * x\n```\nDone."

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import tightrein as tr
-from tightrein.engines.language import gradients, passes
 from tightrein.engines.language.config import Plan
-from tightrein.engines.language.critic import Critic
-from tightrein.engines.language.experience import Batch
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.sampling import Decoding, sample
+from tightrein.engines.language.experience.batch import Batch
+from tightrein.engines.language.passes import forward as passes
+from tightrein.engines.language.sampling.sampler import Decoding, sample
+from tightrein.engines.language.training import gradients
+from tightrein.engines.language.training.critic import Critic
+from tightrein.engines.language.training.learner import Learner
 from tightrein.errors import TightreinError
 
 PLAN = Plan(1, 0, prompts=3, group_size=4, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)

@@ -13,12 +13,12 @@ import torch
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.models import load_pretrained
-from tightrein.engines.language.rollout import Collector
-from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.tasks import Problem
+from tightrein.engines.language.experience.rollout import Collector
+from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.loading import Problem
 from tightrein.engines.language.train import train
+from tightrein.engines.language.training.learner import Learner
 from tightrein.errors import TightreinError
 from tightrein.step import Optimizer
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny
 
-from tightrein.engines.language import passes
-from tightrein.engines.language.layout import Trees, packed, pieces, rectangular
-from tightrein.engines.language.logprobs import view
-from tightrein.engines.language.passes import lay_out, packs, run
+from tightrein.engines.language.passes import forward as passes
+from tightrein.engines.language.passes.forward import lay_out, packs, run
+from tightrein.engines.language.passes.layout import Trees, packed, pieces, rectangular
+from tightrein.engines.language.passes.views import view
 
 ARCHITECTURES = {
     "Llama": {},

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import tightrein as tr
-from tightrein.engines.language import state as states
 from tightrein.engines.language.config import Plan
-from tightrein.engines.language.critic import Critic
-from tightrein.engines.language.experience import Batch
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.logprobs import Keeping, Kept, view, view_all
-from tightrein.engines.language.minibatches import minibatches
-from tightrein.engines.language.observe import Observer
-from tightrein.engines.language.sampling import Decoding, sample
+from tightrein.engines.language.experience.batch import Batch
+from tightrein.engines.language.passes.views import Keeping, Kept, view, view_all
+from tightrein.engines.language.sampling.sampler import Decoding, sample
+from tightrein.engines.language.training import state as states
+from tightrein.engines.language.training.critic import Critic
+from tightrein.engines.language.training.learner import Learner
+from tightrein.engines.language.training.minibatches import minibatches
+from tightrein.engines.language.training.observe import Observer
 from tightrein.errors import TightreinError
 
 PLAN = Plan(1, 0, prompts=3, group_size=2, epochs=1, minibatches=1, eval_every=1, checkpoint_every=1)
@@ -95,7 +95,7 @@ def test_values_are_those_of_the_state_before_each_token(policy, batch):
 
 def test_many_rows_are_seen_in_pieces(policy, batch, monkeypatch):
     whole = view_all(policy.model, batch.samples, kept=Keeping(4, 1.0))
-    monkeypatch.setattr("tightrein.engines.language.logprobs.AT_ONCE", 1)
+    monkeypatch.setattr("tightrein.engines.language.passes.views.AT_ONCE", 1)
     pieces = view_all(policy.model, batch.samples, kept=Keeping(4, 1.0))
     torch.testing.assert_close(pieces.logp, whole.logp, atol=2e-5, rtol=0)
     assert torch.equal(pieces.kept.index, whole.kept.index)

@@ -6,10 +6,10 @@ import pytest
 import torch
 import transformers
 
-from tightrein.engines.language import decoders, lean
-from tightrein.engines.language.decoders import Own, decoder
-from tightrein.engines.language.lean import Lean
-from tightrein.engines.language.products import LARGE, Product
+from tightrein.engines.language.sampling import decoders, lean
+from tightrein.engines.language.sampling.decoders import Own, decoder
+from tightrein.engines.language.sampling.lean import Lean
+from tightrein.engines.language.sampling.products import LARGE, Product
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

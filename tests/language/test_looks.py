@@ -8,11 +8,11 @@ import torch
 import tightrein as tr
 from tightrein.engines.language.compose import with_sizes
 from tightrein.engines.language.config import Plan
-from tightrein.engines.language.experience import Batch
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.masking import Masking, blank
-from tightrein.engines.language.observe import Observer, signatures
-from tightrein.engines.language.sampling import Decoding, sample
+from tightrein.engines.language.experience.batch import Batch
+from tightrein.engines.language.experience.masking import Masking, blank
+from tightrein.engines.language.sampling.sampler import Decoding, sample
+from tightrein.engines.language.training.learner import Learner
+from tightrein.engines.language.training.observe import Observer, signatures
 from tightrein.errors import TightreinError
 from tightrein.selection.curvature import Gradient
 

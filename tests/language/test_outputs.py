@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import tiny
 
-from tightrein.engines.language.layout import rectangular
-from tightrein.engines.language.logprobs import Keeping, view
-from tightrein.engines.language.outputs import Lean, Stored, layer_of
-from tightrein.engines.language.passes import run
+from tightrein.engines.language.passes.forward import run
+from tightrein.engines.language.passes.layout import rectangular
+from tightrein.engines.language.passes.outputs import Lean, Stored, layer_of
+from tightrein.engines.language.passes.views import Keeping, view
 
 ARCHITECTURES = {
     "Llama": {},

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from tightrein.engines.language.answers import Answers, ask
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.prefixes import Resets, steps
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding, Samples
-from tightrein.engines.language.steps import steps_of
+from tightrein.engines.language.experience.prefixes import Resets, steps
+from tightrein.engines.language.rewards.answers import Answers, ask
+from tightrein.engines.language.sampling.sampler import Decoding, Samples
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.steps import steps_of
 from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 

@@ -10,13 +10,13 @@ import tokenizers
 import torch
 import transformers
 
-from tightrein.engines.language.answers import ask
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.gguf import facts
-from tightrein.engines.language.models import load_pretrained
-from tightrein.engines.language.pretrained import PACKAGED, Packaged, load_model
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding
+from tightrein.engines.language.models.gguf import facts
+from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.models.pretrained import PACKAGED, Packaged, load_model
+from tightrein.engines.language.rewards.answers import ask
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.problems import Problem
 from tightrein.errors import TightreinError
 
 gguf = pytest.importorskip("gguf")

@@ -12,8 +12,8 @@ import tightrein as tr
 from tightrein.engines.language.compose import compose
 from tightrein.engines.language.config import HEAD, LanguageConfig, Plan
 from tightrein.engines.language.remarks import on_length, remarks
-from tightrein.engines.language.rewards import ensemble, exact
-from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.rewards.functions import ensemble, exact
+from tightrein.engines.language.tasks.loading import Task
 from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 

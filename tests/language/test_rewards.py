@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import tightrein as tr
-from tightrein.engines.language.answers import Answers, earned
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.judging import Judge
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import Ensemble, as_reward, ensemble, unlimited
-from tightrein.engines.language.rollout import Collector
-from tightrein.engines.language.sampling import Decoding, Samples
+from tightrein.engines.language.experience.rollout import Collector
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.rewards.answers import Answers, earned
+from tightrein.engines.language.rewards.functions import Ensemble, as_reward, ensemble, unlimited
+from tightrein.engines.language.rewards.judging import Judge
+from tightrein.engines.language.sampling.sampler import Decoding, Samples
+from tightrein.engines.language.tasks.problems import Problem
 from tightrein.errors import TightreinError
 
 PROBLEMS = [Problem("q", "1", {"target": "x"}), Problem("r", "2", {"target": "y"})]
@@ -251,7 +251,7 @@ def test_functions_given_as_such_run_here_and_a_note_says_so(mine):
 def test_processes_end_with_the_one_that_started_them(mine):
     code = (
         "import os\n"
-        "from tightrein.engines.language.judging import Judge\n"
+        "from tightrein.engines.language.rewards.judging import Judge\n"
         f"judge = Judge({mine + 'whoami'!r})\n"
         "judge.ask({'completions': ['']}, 1)\n"
         "print(int(judge.answer()[0]), flush=True)\n"

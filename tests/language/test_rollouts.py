@@ -14,14 +14,14 @@ import torch
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.logprobs import view_all
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rollout import Collector
-from tightrein.engines.language.rollouts import Rollouts
-from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.stream import Stream, weighted
-from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.experience.rollout import Collector
+from tightrein.engines.language.experience.rollouts import Rollouts
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.passes.views import view_all
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.loading import Task
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.stream import Stream, weighted
 from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 

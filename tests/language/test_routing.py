@@ -8,13 +8,13 @@ import transformers
 
 import tightrein as tr
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.logprobs import view, view_all
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.outputs import layer_of
-from tightrein.engines.language.rollout import check_sampling
-from tightrein.engines.language.routing import replayed, routers
-from tightrein.engines.language.sampling import Decoding, join, sample
-from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.experience.rollout import check_sampling
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.models.routing import replayed, routers
+from tightrein.engines.language.passes.outputs import layer_of
+from tightrein.engines.language.passes.views import view, view_all
+from tightrein.engines.language.sampling.sampler import Decoding, join, sample
+from tightrein.engines.language.tasks.loading import Task
 from tightrein.engines.language.train import train
 from tightrein.errors import TightreinError
 

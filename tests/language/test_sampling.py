@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from tightrein.engines.language import decoders
-from tightrein.engines.language.decoding import pick
-from tightrein.engines.language.logprobs import view
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.sampling import Decoding, join, pad_left, positions_of, sample
-from tightrein.engines.language.turns import Dialogue, Form, Reply
+from tightrein.engines.language.passes.views import view
+from tightrein.engines.language.sampling import decoders
+from tightrein.engines.language.sampling.decoding import pick
+from tightrein.engines.language.sampling.sampler import Decoding, join, pad_left, positions_of, sample
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.turns import Dialogue, Form, Reply
 from tightrein.errors import TightreinError
 
 EVEN = [[5, 6, 7, 3], [4, 5, 4, 3]]  # no padding: the model gets no mask

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from tightrein.engines.language import rewards
-from tightrein.engines.language.judging import Judge
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import RowByRow, as_reward
-from tightrein.engines.language.turns import Transcript
+from tightrein.engines.language.rewards import functions as rewards
+from tightrein.engines.language.rewards.functions import RowByRow, as_reward
+from tightrein.engines.language.rewards.judging import Judge
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.turns import Transcript
 from tightrein.errors import TightreinError
 
 HANGS = "$" + "9" * 4 + "".join(["^{9999"] * 6) + "}" * 6 + "$"  # a power that nobody can write out

@@ -5,7 +5,7 @@ import tokenizers
 import torch
 import transformers
 
-from tightrein.engines.language.stopping import Stops
+from tightrein.engines.language.sampling.stopping import Stops
 
 TEXT = "The answer is 42.\n\nQuestion: how many? Naïve café – 3 € or 4 €.\nAnswer: none\n\n" * 3
 

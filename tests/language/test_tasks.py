@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tightrein.engines.language import embedded
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.tasks import load_task
+from tightrein.engines.language.models import embedded
+from tightrein.engines.language.tasks.loading import load_task
 
 FOUR = ("spell_backward", "chain_sum", "simple_equations", "countdown")
 

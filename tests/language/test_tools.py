@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from tightrein.engines.language import tools
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.tools import Limits, Python, dialogue, wrapped
-from tightrein.engines.language.turns import Call, Form, Reply
+from tightrein.engines.language.tasks import tools
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.tools import Limits, Python, dialogue, wrapped
+from tightrein.engines.language.tasks.turns import Call, Form, Reply
 from tightrein.errors import TightreinError
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from tightrein.decisions import Decisions
-from tightrein.engines.language import embedded
-from tightrein.engines.language.answers import ask, earned
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.logprobs import view_all
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import as_reward, entry_reward
-from tightrein.engines.language.sampling import Decoding, sample
-from tightrein.engines.language.tasks import load_task
+from tightrein.engines.language.models import embedded
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.passes.views import view_all
+from tightrein.engines.language.rewards.answers import ask, earned
+from tightrein.engines.language.rewards.functions import as_reward, entry_reward
+from tightrein.engines.language.sampling.sampler import Decoding, sample
+from tightrein.engines.language.tasks.loading import load_task
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.turns import Call, Dialogue, Form, Reply, Transcript
 from tightrein.engines.language.train import train
-from tightrein.engines.language.turns import Call, Dialogue, Form, Reply, Transcript
 from tightrein.errors import TightreinError
 
 PROBLEMS = [Problem(text, None, {}) for text in ("abcd", "dab", "a")]

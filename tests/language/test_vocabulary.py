@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tightrein.engines.language import vocabulary
-from tightrein.engines.language.vocabulary import OutputLayer, Read, likeliest, read
+from tightrein.engines.language.passes import vocabulary
+from tightrein.engines.language.passes.vocabulary import OutputLayer, Read, likeliest, read
 
 N, H, V = 5, 4, 37
 FORMS = {

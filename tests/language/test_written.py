@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.contrast import wrong_answers
-from tightrein.engines.language.learner import Learner
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import exact
+from tightrein.engines.language.experience.contrast import wrong_answers
+from tightrein.engines.language.experience.written import Writing
+from tightrein.engines.language.rewards.functions import exact
+from tightrein.engines.language.tasks.problems import Problem
 from tightrein.engines.language.train import train
-from tightrein.engines.language.written import Writing
+from tightrein.engines.language.training.learner import Learner
 from tightrein.errors import TightreinError
 
 SMALL = {"prompts": 8, "eval_problems": 20, "warmup_steps": 5, "quiet": True}

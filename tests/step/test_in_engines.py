@@ -17,10 +17,10 @@ from tightrein.engines.control.config import ControlConfig, Plan
 from tightrein.engines.control.networks import out_axes
 from tightrein.engines.control.snapshot import from_arrays, to_arrays
 from tightrein.engines.control.train import train, trainer_of
-from tightrein.engines.language import checkpointing
 from tightrein.engines.language.config import LanguageConfig
-from tightrein.engines.language.embedded import make_model, make_tokenizer
-from tightrein.engines.language.models import Policy, finished
+from tightrein.engines.language.models.embedded import make_model, make_tokenizer
+from tightrein.engines.language.models.policy import Policy, finished
+from tightrein.engines.language.training import checkpointing
 from tightrein.step import Muon, NTRMomentum, ZClip
 
 SPIKES = ("step.clipping=ZClip", "step.clipping.collect=3")

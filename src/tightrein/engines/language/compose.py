@@ -7,7 +7,7 @@ from typing import Any
 
 import tightrein as tr
 from tightrein.engines.language.config import HEAD, LanguageConfig
-from tightrein.engines.language.games import GAMES
+from tightrein.engines.language.tasks.games import GAMES
 from tightrein.engines.settings import check_step, check_supplied, doubts, flags
 from tightrein.errors import TightreinError
 from tightrein.step import Optimizer

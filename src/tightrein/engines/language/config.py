@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tightrein.engines.language.steps import check_rule
+from tightrein.engines.language.tasks.steps import check_rule
 from tightrein.engines.settings import pairs
 from tightrein.errors import TightreinError
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tightrein.engines.language.answers import ask, earned
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.problems import Problem
-from tightrein.engines.language.rewards import Reward
-from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.turns import Answer, Dialogue, final, text_of
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.rewards.answers import ask, earned
+from tightrein.engines.language.rewards.functions import Reward
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.problems import Problem
+from tightrein.engines.language.tasks.turns import Answer, Dialogue, final, text_of
 
 AT_ONCE = 512  # answers in one batch
 CORRECT = 1.0 - 1e-6  # a reward from here on is an exact match

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tightrein.engines.language import embedded
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.rewards import Ensemble
-from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.models import embedded
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.rewards.functions import Ensemble
+from tightrein.engines.language.tasks.loading import Task
 from tightrein.errors import TightreinError
 
 ANSWER = 256  # tokens of the longest answer where nobody says otherwise and no worked example tells

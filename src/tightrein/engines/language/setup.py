@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.models import Policy
-from tightrein.engines.language.sampling import Decoding
-from tightrein.engines.language.tasks import Task
+from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.sampling.sampler import Decoding
+from tightrein.engines.language.tasks.loading import Task
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tightrein.engines.language import embedded
 from tightrein.engines.language.compose import compose, with_length, with_sizes
 from tightrein.engines.language.config import LanguageConfig, Plan
-from tightrein.engines.language.loop import Training
-from tightrein.engines.language.models import load_pretrained
+from tightrein.engines.language.experience.rollout import check_sampling
+from tightrein.engines.language.models import embedded
+from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.models.routing import routers
 from tightrein.engines.language.remarks import longest_answer, on_length, remarks
-from tightrein.engines.language.rollout import check_sampling
-from tightrein.engines.language.routing import routers
-from tightrein.engines.language.sampling import Decoding
+from tightrein.engines.language.sampling.sampler import Decoding
 from tightrein.engines.language.setup import Setup
-from tightrein.engines.language.tasks import Functions, load_task
-from tightrein.engines.language.tools import name_of
+from tightrein.engines.language.tasks.loading import Functions, load_task
+from tightrein.engines.language.tasks.tools import name_of
+from tightrein.engines.language.training.loop import Training
 from tightrein.errors import require
 from tightrein.runs import Interrupt, Run
 

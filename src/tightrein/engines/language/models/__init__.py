@@ -1,0 +1,1 @@
+"""What answers: models of others and the embedded one."""

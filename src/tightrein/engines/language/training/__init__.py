@@ -1,0 +1,1 @@
+"""Gradient steps, the loop around them, and what a run needs to go on."""
