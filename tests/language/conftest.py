@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before it is imported: tests of what is no
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tightrein.engines.language import embedded  # noqa: E402
+from tightrein.engines.language.models import embedded  # noqa: E402
 from tightrein.engines.language.models.policy import Policy  # noqa: E402
 
 torch.set_num_threads(1)

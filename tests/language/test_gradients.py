@@ -9,6 +9,7 @@ import tightrein as tr
 from tightrein.engines.language.config import Plan
 from tightrein.engines.language.experience.batch import Batch
 from tightrein.engines.language.passes import forward as passes
+from tightrein.engines.language.passes.pieces import Pieces
 from tightrein.engines.language.sampling.sampler import Decoding, sample
 from tightrein.engines.language.training import gradients
 from tightrein.engines.language.training.critic import Critic
@@ -21,6 +22,10 @@ METHODS = {"ppo_clip": {}, "gspo": {}, "dr_grpo": {"length": 6}, "dapo": {}, "ci
 
 @pytest.fixture
 def batch(policy) -> Batch:
+    return answered(policy)
+
+
+def answered(policy) -> Batch:
     prompts = [[4, 6], [7, 5, 6, 4, 4], [5]]
     samples = sample(
         policy.model, prompts, 4, Decoding(6, policy.eos_ids, policy.pad_id), torch.Generator().manual_seed(0)
@@ -88,7 +93,7 @@ def test_packing_gives_the_gradient_of_rows_alone(policy, batch, key, monkeypatc
 
 def test_dropout_falls_as_it_did():
     """With dropout the pieces differ from the whole, but what is carried back is the gradient of what was read."""
-    rows = [torch.arange(6), torch.arange(6, 12)]
+    pieces = Pieces([torch.arange(6), torch.arange(6, 12), torch.arange(12, 18)], 0, torch.arange(18))
     drop, weight, passes_made = torch.nn.Dropout(0.5), torch.ones(4, requires_grad=True), []
 
     def now(some):
@@ -100,8 +105,8 @@ def test_dropout_falls_as_it_did():
     class Loss:
         value: torch.Tensor
 
-    gradients.backward(now, rows, lambda d: Loss((d.logp**2).sum()))
-    assert passes_made[:2] == passes_made[2:]
+    gradients.backward(now, pieces, lambda d: Loss((d.logp**2).sum()))
+    assert passes_made[:2] == passes_made[3:]  # of the last piece, the graph was kept
 
 
 def test_out_of_memory_halves_the_tokens_and_says_so(policy, batch, monkeypatch):

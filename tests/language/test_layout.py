@@ -10,7 +10,8 @@ from tiny import tiny
 
 from tightrein.engines.language.passes import forward as passes
 from tightrein.engines.language.passes.forward import lay_out, packs, run
-from tightrein.engines.language.passes.layout import Trees, packed, pieces, rectangular
+from tightrein.engines.language.passes.layout import Trees, packed, rectangular
+from tightrein.engines.language.passes.pieces import Costs
 from tightrein.engines.language.passes.views import view
 
 ARCHITECTURES = {
@@ -136,15 +137,17 @@ def test_views_do_not_depend_on_the_layout(monkeypatch):
     prompts=st.lists(st.integers(0, 3), min_size=1, max_size=9),
     most=st.integers(1, 40),
     shared=st.booleans(),
+    processes=st.integers(1, 3),
     data=st.data(),
 )
-def test_pieces_hold_every_row_once_and_no_more_than_they_may(prompts, most, shared, data):
+def test_pieces_hold_every_row_once_and_no_more_than_they_may(prompts, most, shared, processes, data):
     lengths = data.draw(st.lists(st.integers(0, T), min_size=len(prompts), max_size=len(prompts)))
     ids, there = batch(tuple(prompts), tuple(lengths))
     trees = Trees.of(ids, there, T) if shared else None
-    found = pieces(there, T, most, trees)
-    assert sorted(itertools.chain(*(rows.tolist() for rows in found))) == list(range(len(prompts)))
-    for rows in found:
+    costs = Costs.of(there, T, trees)
+    found = [rows for share in costs.shares(processes) for rows in costs.cut(share, most)]
+    assert sorted(itertools.chain(*found)) == list(range(len(prompts)))
+    for rows in map(torch.tensor, found):
         own = Trees.of(ids[rows], there[rows], T) if shared else None
         cost = rows.numel() * (P + T) if own is None else int(own.run.sum())
         assert cost <= most or len(rows) == 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightrein.engines.language.passes import vocabulary
-from tightrein.engines.language.passes.vocabulary import OutputLayer, Read, likeliest, read
+from tightrein.engines.language.passes.vocabulary import OutputLayer, Plain, Read, likeliest, read
 
 N, H, V = 5, 4, 37
 FORMS = {
@@ -22,7 +22,7 @@ FORMS = {
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
     monkeypatch.setattr(vocabulary, "NARROW", 8)
-    monkeypatch.setattr(vocabulary, "BLOCK", 8 * N)
+    monkeypatch.setattr(Plain, "block", 8 * N)
 
 
 def made(form="plain", *, bias=True, dtype=torch.float64, seed=0):

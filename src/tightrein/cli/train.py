@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -30,6 +31,8 @@ def train(engine: str, given: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"\nstopped at once; go on from the last checkpoint with\n  {again}")
         raise
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes the first speaks
     if not is_finished(config.folder):
         print(f"\nstopped; go on with\n  {again}")
         raise KeyboardInterrupt
@@ -52,7 +55,8 @@ def _resumed(kind: type[Any], given: list[str]) -> Any:
     if "--resume" not in words or "--out" not in words[:-1]:
         return None
     out = words[words.index("--out") + 1]
-    known = {f.name: f for f in fields(kind) if f.init}
+    said = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
+    known = {f.name for f in fields(kind) if f.init} - said
     saved = {name: value for name, value in read_config(Path(out)).items() if name in known}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
 

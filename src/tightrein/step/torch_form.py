@@ -79,7 +79,8 @@ class Composed(torch.optim.Optimizer):
         self._share()
 
     def _clip(self, params: list[torch.Tensor]) -> None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm: Any = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parameters divided among processes
         before = float(norm)
         if not torch.isfinite(norm):
             raise TightreinError(

@@ -54,8 +54,16 @@ class LanguageConfig:
     """How a tool's reply is written (automatic: <output>...</output>, or as the task has it)."""
     steps: str | None = None
     """Where a reasoning step ends: newline, sentence, or after so many tokens (automatic: embedded 2, else newline)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the passes that train; weights, sums and the optimizer stay in float32."""
+    gradient_checkpointing: bool = False
+    """Keep only what stands between the model's layers, and run each again for the gradient: less memory, more time."""
+    shard: bool = False
+    """Divide parameters, gradients and moments among the processes (FSDP2), where a launcher has started several."""
     lag: int = 0
-    """Updates between sampling answers and learning from them, as where sampling and training run side by side."""
+    """Updates between sampling answers and learning from them; above 0 the two run side by side."""
+    sampler: Literal["own", "vllm"] = "own"
+    """What samples the answers that training learns from: the model's own code, or vLLM on a GPU."""
     sampler_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the sampler; below float32 it works on a copy of the weights, as fast inference engines do."""
     routing: Literal["free", "old", "sampler"] = "free"
@@ -143,6 +151,11 @@ class LanguageConfig:
             raise _bad("min_p", self.min_p, "from 0 to less than 1 (0 switches it off)")
         if not all(self.stop):
             raise TightreinError("--stop is given an empty text", "give the texts that end an answer")
+        if self.gradient_checkpointing and self.routing != "free":
+            raise TightreinError(
+                "experts that are replayed would be free when a layer is run again",
+                "leave out --gradient-checkpointing, or --routing",
+            )
         if self.steps is not None:
             check_rule(self.steps)
         if self.reward and self.dataset is None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tightrein.engines.language import processes
 from tightrein.engines.language.compose import compose, with_length, with_sizes
 from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.experience.rollout import check_sampling
@@ -16,11 +17,12 @@ from tightrein.engines.language.models.routing import routers
 from tightrein.engines.language.remarks import longest_answer, on_length, remarks
 from tightrein.engines.language.sampling.sampler import Decoding
 from tightrein.engines.language.setup import Setup
+from tightrein.engines.language.sharding import check_sharding
 from tightrein.engines.language.tasks.loading import Functions, load_task
 from tightrein.engines.language.tasks.tools import name_of
 from tightrein.engines.language.training.loop import Training
 from tightrein.errors import require
-from tightrein.runs import Interrupt, Run
+from tightrein.runs import Follower, Interrupt, Run
 
 REMEMBERED = 1000  # problems that are asked where a method remembers each and nobody says how many
 # What a method learns from that wants written answers, where there is only a task.
@@ -48,6 +50,9 @@ def train(
             run that is already there, a full disk, or training that left the finite numbers.
     """
     _hush()
+    processes.join()
+    if processes.rank():
+        config = dataclasses.replace(config, quiet=True)
     method, notes = compose(config)
     plan = Plan.of(config, method)
     config = _completed(config, method, dataset, tools)
@@ -55,6 +60,7 @@ def train(
     wanted += config.warmup_examples + embedded.PROBES if config.embedded else 0
     task = load_task(config, wanted, dataset, reward, tools, method.experience)
     check_sampling(method, config, task)
+    check_sharding(config, method)
     policy = embedded.make(config, task) if config.embedded else load_pretrained(config)
     if config.routing != "free":
         routers(policy.model)  # raises where there are none
@@ -62,19 +68,17 @@ def train(
     method, more = with_length(with_sizes(method, policy.model), longest)
     made = BUILT_IN.get(method.experience, ()) if config.dataset is None else ()
     notes = [*notes, *more, *task.notes, *made, *remarks(config, method, task)]
-    run = Run.create(
-        config.folder, describe(config, method, plan, longest, notes), resume=config.resume, quiet=config.quiet
-    )
+    told = describe(config, method, plan, longest, notes)
+    run = processes.first(lambda: Run.create(config.folder, told, resume=config.resume, quiet=config.quiet))
     if not config.quiet:
         shown = (*notes, *cut, *on_length(config, method, plan))
         print("".join(f"note: {note}\n" for note in shown), end="", flush=True)
-    told = config.routing == "sampler"
     decoding = Decoding(
-        longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p, experts=told, top_k=config.top_k,
-        min_p=config.min_p, stop=config.stop,
+        longest, policy.eos_ids, policy.pad_id, config.temperature, config.top_p, experts=config.routing == "sampler",
+        top_k=config.top_k, min_p=config.min_p, stop=config.stop,
     )  # fmt: skip
     with Interrupt() as stop:  # from here on Ctrl-C ends in a checkpoint
-        return Training(Setup(config, plan, task, policy, method, decoding), run).go(stop)
+        return Training(Setup(config, plan, task, policy, method, decoding), run or Follower(config.folder)).go(stop)
 
 
 def _completed(

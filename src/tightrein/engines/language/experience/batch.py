@@ -43,6 +43,10 @@ class Experience(Protocol):
         """The batch of `update` = 0, 1, ...; state: that of the method, for what draws prompts by it."""
         ...
 
+    def settle(self) -> None:
+        """Waits for what it does beside the caller: nobody else may ask rewards, tools or policies meanwhile."""
+        ...
+
     def arrays(self) -> dict[str, Any]:
         """All it keeps between updates, as NumPy arrays: a run that is resumed with them goes on bit for bit."""
         ...

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tightrein.engines.language import processes
 from tightrein.engines.language.models.policy import Policy
 from tightrein.engines.language.rewards.answers import Answers
 from tightrein.engines.language.rewards.functions import Reward
+from tightrein.engines.language.sampling.decoding import draw_seeds
 from tightrein.engines.language.sampling.sampler import Decoding, Samples, sample
+from tightrein.engines.language.sharding import undivided
 from tightrein.engines.language.tasks.steps import steps_of
 
 AT_ONCE = 4096  # continuations in one batch
@@ -76,13 +79,22 @@ class Resets:
         return states, which
 
     def _continued(self, states: Sequence[Any], problems: Sequence[Any], generator: torch.Generator) -> Tensor:
-        """Mean reward of the continuations of each (prompt, beginning): [N]."""
+        """Mean reward of the continuations of each (prompt, beginning), each process continuing its share: [N]."""
+        seeds = draw_seeds(len(states) * self.samples, generator).view(len(states), self.samples)
+        shares = processes.share(len(states))
+        start, end = shares[processes.rank()], shares[processes.rank() + 1]
+        with undivided(self.policy.model):
+            parts = processes.together(lambda: self._scored(states[start:end], problems[start:end], seeds[start:end]))
+        return torch.cat(parts)
+
+    def _scored(self, states: Sequence[Any], problems: Sequence[Any], seeds: Tensor) -> Tensor:
+        if not states:
+            return torch.zeros(0, device=self.policy.device)
         limit = self.decoding.max_new_tokens
         room = torch.tensor([limit - len(begun) for _, begun in states]).repeat_interleave(self.samples)
-        decoding = self.decoding.within(int(room.max()))
         s = sample(
-            self.policy.model, [[*p, *begun] for p, begun in states], self.samples, decoding, generator,
-            tokenizer=self.policy.tokenizer,
+            self.policy.model, [[*p, *begun] for p, begun in states], self.samples,
+            self.decoding.within(int(room.max())), seeds=seeds.flatten(), tokenizer=self.policy.tokenizer,
         )  # fmt: skip
         begun = [b for _, b in states for _ in range(self.samples)]
         lengths = s.mask.sum(1).long().tolist()

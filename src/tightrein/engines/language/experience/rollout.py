@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 import tightrein as tr
+from tightrein.engines.language import processes
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.evaluate import CORRECT
 from tightrein.engines.language.experience.batch import Batch, fields_of, joined, take
 from tightrein.engines.language.experience.prefixes import Resets, steps
 from tightrein.engines.language.models.policy import Policy
-from tightrein.engines.language.rewards.answers import Answers, ask, earned
+from tightrein.engines.language.rewards.answers import Answers, Sampling, ask, earned
 from tightrein.engines.language.rewards.functions import Reward
-from tightrein.engines.language.sampling.sampler import Decoding, Samples, join
+from tightrein.engines.language.sampling import vllm
+from tightrein.engines.language.sampling.sampler import Decoding, Samples, join, sample
 from tightrein.engines.language.tasks.loading import Task
 from tightrein.engines.language.tasks.problems import Problem
 from tightrein.engines.language.tasks.turns import Dialogue
@@ -30,7 +32,8 @@ Prompts = Callable[[int], list[tuple[int, Problem]]]  # the next so many (index,
 class Collector:
     """Collects the policy's answers to prompts.
 
-    steps: where reasoning steps end (see prefixes.steps), for methods that estimate values by sampling.
+    steps: where reasoning steps end (see prefixes.steps), for methods that estimate values by sampling. sampling: who
+    samples, see `answers.ask`.
     """
 
     policy: Policy
@@ -41,6 +44,7 @@ class Collector:
     group_size: int
     dialogue: Dialogue | None = None
     steps: str = "newline"
+    sampling: Sampling = sample
 
     def collect(self, stream: Prompts, generator: torch.Generator) -> Batch:
         """A batch of `prompts` groups; with dynamic sampling as many of them as its rounds find, or filled up."""
@@ -59,7 +63,7 @@ class Collector:
 
     def _round(self, drawn: list[tuple[int, Problem]], generator: torch.Generator, first_group: int) -> _Round:
         problems = [problem for _, problem in drawn]
-        answers = ask(self.policy, problems, self.group_size, self.decoding, generator, self.dialogue)
+        answers = ask(self.policy, problems, self.group_size, self.decoding, generator, self.dialogue, self.sampling)
         decisions = self._decisions(answers, [index for index, _ in drawn], first_group)
         return _Round(answers.samples, decisions, answers.problems, self._useful(decisions))
 
@@ -119,6 +123,12 @@ def continuations(method: Any) -> int:
     return max(found, default=0)
 
 
+def warmed(method: Any) -> tuple[str, Any] | None:
+    """(path, part) of what sets the temperature of each token by its entropy, where the method has that."""
+    found = [(path, part) for path, part in method.walk() if isinstance(part, tr.parts.UncertaintyScale) and part.tau]
+    return found[0] if found else None
+
+
 def check_sampling(method: Any, config: LanguageConfig, task: Task) -> None:
     """Raise TightreinError, before training, if the flags about sampling do not go with the method."""
     if continuations(method) and task.dialogue is not None:
@@ -130,10 +140,29 @@ def check_sampling(method: Any, config: LanguageConfig, task: Task) -> None:
         raise TightreinError(
             f"{method.key} learns from answers that nobody sampled, whose experts are not known", "leave --routing out"
         )
-    if method.experience in ("pairs", "demonstrations") and (config.lag or config.sampler_dtype != "float32"):
+    sampled = config.lag or config.sampler_dtype != "float32" or config.sampler != "own"
+    if method.experience in ("pairs", "demonstrations") and sampled:
         raise TightreinError(
-            f"{method.key} learns from written answers and samples none", "leave --lag and --sampler-dtype out"
+            f"{method.key} learns from written answers and samples none",
+            "leave --lag, --sampler and --sampler-dtype out",
         )
+    if config.sampler == "vllm":
+        _check_vllm(method, config, task)
+
+
+def _check_vllm(method: Any, config: LanguageConfig, task: Task) -> None:
+    asked = {
+        "answers in turns (--tools, games)": task.dialogue is not None,
+        "the experts that it used (--routing)": config.routing != "free",
+        f"temperatures by the entropy of each token ({method.key})": warmed(method) is not None,
+        f"values by sampling from the middle of answers ({method.key})": continuations(method) > 0,
+        "several processes": processes.count() > 1,
+    }
+    lacking = [what for what, wanted in asked.items() if wanted]
+    if lacking:
+        raise TightreinError(f"--sampler vllm is not made for {lacking[0]}", "leave --sampler out")
+    vllm.check_decoding(config.temperature, cuts=config.top_p < 1 or config.top_k > 0 or config.min_p > 0)
+    vllm.check_installed()
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,9 @@ class Demonstrations:
         """Those to the held-out problems."""
         return self.batch([(0, problem) for problem in self._setup.task.held])
 
+    def settle(self) -> None:
+        """See Experience."""
+
     def arrays(self) -> dict[str, Any]:
         """See Experience."""
         return {"cursor": np.asarray(self._cursor)}
@@ -154,6 +157,10 @@ class Mixed:
             reward = reward[:, None] * last_decision(shown.samples.mask)
         theirs = _like(mine, shown.decisions.replace(group=group, reward=reward))
         return Batch(samples, joined([mine, theirs], width), own.figures)
+
+    def settle(self) -> None:
+        """See Experience."""
+        self._rollouts.settle()
 
     def arrays(self) -> dict[str, Any]:
         """See Experience."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tightrein.engines.language import processes
 from tightrein.engines.language.config import LanguageConfig
+from tightrein.engines.language.models.modes import recompute, with_precision
 from tightrein.engines.language.models.pretrained import load_model
+from tightrein.engines.language.sharding import state_of
 from tightrein.engines.language.tasks.problems import Problem, Prompt
 from tightrein.errors import TightreinError, require
 
@@ -102,9 +105,14 @@ class Policy:
         return copy.deepcopy(self.model).eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write the model (adapters merged) and the tokenizer as a Hugging Face folder."""
-        model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
-        model.save_pretrained(folder)
+        """Write the model (adapters merged) and the tokenizer as a Hugging Face folder; the first process does."""
+        state = state_of(self.model)
+        if processes.rank():
+            return
+        if self.lora:
+            copy.deepcopy(self.model).merge_and_unload().save_pretrained(folder)
+        else:
+            self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -143,18 +151,25 @@ class _WithoutAdapters:
         """The output layer, which has no adapter."""
         return self._model.get_output_embeddings()
 
-    @property
-    def training(self) -> bool:
-        """The mode is the model's own."""
-        return bool(self._model.training)
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Those of the model, adapters included."""
+        found: Iterator[torch.nn.Parameter] = self._model.parameters()
+        return found
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Those of the model, whose modes are its own."""
+        found: Iterator[torch.nn.Module] = self._model.modules()
+        return found
 
     def eval(self) -> None:
         """Without dropout."""
         self._model.eval()
 
-    def train(self, mode: bool) -> None:
-        """With dropout, or without."""
-        self._model.train(mode)
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the model's passes."""
+        found: torch.dtype = self._model.precision
+        return found
 
 
 def prompt_is_question(tokenizer: Any) -> bool:
@@ -179,13 +194,16 @@ def load_pretrained(config: LanguageConfig) -> Policy:
 
 
 def finished(model: Any, tokenizer: Any, config: LanguageConfig) -> Policy:
-    """The policy, with LoRA adapters if `config` wants them."""
+    """The policy, with LoRA adapters if `config` wants them, and run as it says."""
+    if config.gradient_checkpointing:
+        recompute(model)
     if not config.lora_rank:
-        return Policy(model, tokenizer)
+        return Policy(with_precision(model, config.precision), tokenizer)
     peft = require("peft", "language")
     lora = peft.LoraConfig(
         r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return Policy(peft.get_peft_model(model, lora), tokenizer, lora=True)
+        adapted = peft.get_peft_model(model, lora)
+    return Policy(with_precision(adapted, config.precision), tokenizer, lora=True)

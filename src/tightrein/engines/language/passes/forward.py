@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrein.engines.language.models.modes import evaluating, once
+from tightrein.engines.language.models.modes import evaluating, in_precision, once
 from tightrein.engines.language.passes.layout import GAIN, Layout, Trees, packed, rectangular
 from tightrein.engines.language.passes.outputs import Lean, Outputs, Stored, before, layer_of
 
@@ -31,13 +31,13 @@ class Pass:
 
 def run(model: Any, layout: Layout, ids: Tensor) -> Pass:
     """The model on ids [B, W], as they are laid out."""
-    layer, seen = layer_of(model), []
+    lean, seen = layer_of(model) is not None, []
 
     def taken(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         seen.append(given[0][:, -layout.keep :])
-        return None if layer is None else (given[0][:, :0],)  # of no token: the model goes on, and computes nothing
+        return (given[0][:, :0],) if lean else None  # of no token: the model goes on, and computes nothing
 
-    with before(model.get_output_embeddings(), taken):
+    with before(model.get_output_embeddings(), taken), in_precision(model):
         logits = model(
             input_ids=layout.taken(ids),
             attention_mask=_told(model, layout.attention),
@@ -48,6 +48,7 @@ def run(model: Any, layout: Layout, ids: Tensor) -> Pass:
     states = seen[-1].flatten(0, 1)
     here = states[layout.before]
     exact = torch.promote_types(logits.dtype, torch.float32)
+    layer = layer_of(model)  # as it is now: a model that is divided among processes is put together by running
     outputs = Stored(logits.flatten(0, 1)[layout.before].to(exact)) if layer is None else Lean(here, layer)
     return Pass(outputs, here, None if layout.behind is None else states[layout.behind])
 

@@ -133,27 +133,3 @@ def _placed(sizes: Sequence[int], length: int) -> list[int]:
         begins[index] = row * length + filled[row]
         filled[row] += sizes[index]
     return begins
-
-
-def pieces(attention: Tensor, span: int, most: int, trees: Trees | None) -> list[Tensor]:
-    """Row numbers in as few pieces as have `most` tokens to run each; a row that has more is a piece of its own.
-
-    trees: None where every row is run as it is. Rows of a tree stay together as far as they can.
-    """
-    size, width = attention.shape
-    order, own, stem = list(range(size)), [width] * size, [0] * size
-    kin = order
-    if trees is not None:
-        kin = trees.tree.tolist()
-        order = sorted(order, key=lambda row: kin[row])
-        own, stem = trees.run[:, -span:].sum(1).tolist(), attention[:, :-span].sum(1).tolist()
-    found: list[list[int]] = []
-    used, last = 0, -1
-    for row in order:
-        cost = own[row] + (stem[row] if kin[row] != last else 0)
-        if not found or used + cost > most:
-            found.append([])
-            used, cost = 0, own[row] + stem[row]
-        found[-1].append(row)
-        used, last = used + cost, kin[row]
-    return [torch.tensor(sorted(rows), device=attention.device) for rows in found]

@@ -84,12 +84,12 @@ def _described(model: Any) -> OutputLayer | None:
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
     """Whether the model's own logits are those of the layer that `_described` found, up to rounding."""
-    layer = _described(model)
-    assert layer is not None
-    states: list[Tensor] = []
-    ids = torch.tensor([PROBE], device=layer.weight.device) % len(layer.weight)
-    with evaluating(model), before(model.get_output_embeddings(), lambda _, given: states.append(given[0])):
+    head, states = model.get_output_embeddings(), list[Tensor]()
+    ids = torch.tensor([PROBE], device=head.weight.device) % len(head.weight)
+    with evaluating(model), before(head, lambda _, given: states.append(given[0])):
         theirs = model(input_ids=ids, use_cache=False).logits
+    layer = _described(model)  # only now: where the model is divided among processes, it is whole after it has run
+    assert layer is not None
     ours, rounding = layer.logits(states[-1]), 1e-3 if theirs.dtype == torch.float32 else 3e-2
     return bool(torch.allclose(ours, theirs.to(ours.dtype), rtol=rounding, atol=rounding))
 

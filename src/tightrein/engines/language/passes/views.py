@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tightrein.distributions import Categorical
+from tightrein.engines.language import processes
 from tightrein.engines.language.models.modes import evaluating
 from tightrein.engines.language.models.routing import recorded, replayed, stacked
-from tightrein.engines.language.passes.forward import lay_out, run, trees_of
-from tightrein.engines.language.passes.layout import pieces, rectangular
+from tightrein.engines.language.passes.forward import lay_out, run
+from tightrein.engines.language.passes.layout import rectangular
 from tightrein.engines.language.passes.outputs import Outputs, layer_of
+from tightrein.engines.language.passes.pieces import pieces_of
 from tightrein.engines.language.sampling.sampler import Samples
 
 ABSENT = -27.6  # log-probability (about 1e-12) given to the slots of tokens that are not kept
@@ -174,44 +176,19 @@ def _pooled(states: Tensor, present: Tensor) -> Tensor:
 
 @torch.no_grad()
 def view_all(model: Any, samples: Samples, temperature: float = 1.0, *, replay: bool = False, **options: Any) -> View:
-    """As `view`, without gradient and dropout, in as many passes as memory wants. The model's mode is put back.
+    """As `view`, without gradient and dropout, in as many passes as memory wants, divided among
+    the processes. The model's mode is put back.
 
     replay: the experts that the samples hold, if any, are followed.
     """
-    span, seen = samples.mask.shape[1], []
+    pieces = pieces_of(model, samples, AT_ONCE)
+
+    def one(rows: Tensor) -> View:
+        some = samples.take(rows)
+        told: dict[str, Any] = {"experts": some.experts} if replay else {}
+        return view(model, some.ids, some.attention, samples.mask.shape[1], temperature, **options, **told)
+
     with evaluating(model):
-        rows = pieces_of(model, samples, AT_ONCE)
-        for some in map(samples.take, rows):
-            told: dict[str, Any] = {"experts": some.experts} if replay else {}
-            seen.append(view(model, some.ids, some.attention, span, temperature, **options, **told))
-    found: View = in_order(seen, rows)
+        each = processes.together(lambda: [one(rows) for rows in pieces.run][pieces.idle :])
+    found: View = pieces.in_order([part for some in each for part in some])
     return found
-
-
-def pieces_of(model: Any, samples: Samples, most: int) -> list[Tensor]:
-    """Row numbers of samples in pieces of at most `most` tokens to run."""
-    span = samples.mask.shape[1]
-    trees = trees_of(model, samples.ids, samples.attention, span)
-    return pieces(samples.attention, span, most, trees)
-
-
-def in_order(parts: Sequence[Any], rows: Sequence[Tensor]) -> Any:
-    """What was made of some rows each, of all rows in their order."""
-    whole = _together(list(parts))
-    return whole if len(parts) == 1 else _reordered(whole, torch.argsort(torch.cat(list(rows))))
-
-
-def _reordered(whole: Any, order: Tensor) -> Any:
-    if whole is None or isinstance(whole, Tensor):
-        return None if whole is None else whole[order]
-    return type(whole)(*(_reordered(getattr(whole, f.name), order) for f in fields(whole)))
-
-
-def _together(parts: list[Any]) -> Any:
-    """Dataclasses of tensors as one, row after row."""
-    if len(parts) == 1 or parts[0] is None:
-        return parts[0]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    names = [f.name for f in fields(parts[0])]
-    return type(parts[0])(*(_together([getattr(part, name) for part in parts]) for name in names))

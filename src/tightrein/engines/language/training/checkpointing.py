@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tightrein.engines.language import processes
 from tightrein.engines.language.models.policy import Policy
+from tightrein.engines.language.sharding import as_held, state_of
 from tightrein.engines.language.training import state as states
 from tightrein.errors import TightreinError
 
@@ -26,7 +28,7 @@ def to_arrays(policy: Policy, optimizer: Any, *, whole: bool) -> Arrays:
     from a folder reads from there again).
     """
     trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
-    state = policy.model.state_dict()
+    state = state_of(policy.model)
     arrays = {f"model.{n}": _numpy(t) for n, t in state.items() if whole or n in trained}
     return {**arrays, **under("optimizer.", optimizer_arrays(optimizer))}
 
@@ -40,9 +42,14 @@ def optimizer_arrays(optimizer: Any) -> Arrays:
 def restore_optimizer(optimizer: Any, arrays: Mapping[str, Any]) -> None:
     """Puts back what `optimizer_arrays` gave."""
     kept: dict[int | str, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, array in arrays.items():
         index, _, field = name.partition(".")
-        kept.setdefault(int(index) if index.isdigit() else index, {})[field] = torch.from_numpy(array.copy())
+        value = torch.from_numpy(array.copy())
+        if index.isdigit():
+            kept.setdefault(int(index), {})[field] = as_held(value, parameters[int(index)])
+        else:
+            kept.setdefault(index, {})[field] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
 
 
@@ -55,7 +62,7 @@ def learner_arrays(learner: Learner, *, fixed: bool) -> Arrays:
     if learner.critic is not None:
         arrays |= under("critic.", learner.critic.arrays())
     if learner.reference is not None and (fixed or learner.moves):
-        arrays |= {f"reference.{name}": _numpy(tensor) for name, tensor in learner.reference.state_dict().items()}
+        arrays |= {f"reference.{name}": _numpy(tensor) for name, tensor in state_of(learner.reference).items()}
     return arrays
 
 
@@ -88,7 +95,9 @@ def load(model: Any, arrays: Mapping[str, Any]) -> None:
     Raises:
         TightreinError: a name or shape is not the model's.
     """
+    held = dict(model.state_dict())
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    state = {name: as_held(value, held.get(name, value)) for name, value in state.items()}
     try:
         unexpected = model.load_state_dict(state, strict=False).unexpected_keys
     except RuntimeError:
@@ -111,4 +120,4 @@ def within(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _numpy(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().numpy()
+    return processes.whole(tensor.detach()).cpu().numpy()

@@ -1,8 +1,9 @@
 """The gradient of a loss on more tokens than fit into memory at once: exactly that of one pass over all of them.
 
 A loss may weigh every decision by all others (means over tokens, over answers, ranks, groups), so it cannot be summed
-piece by piece. It is therefore computed once, of the whole batch, from what the pieces say without gradient; its
-derivatives by that are then carried back through each piece in turn. The price is a second forward pass.
+piece by piece. It is therefore computed once, of the whole batch, from what the pieces say; its derivatives by that are
+then carried back through each piece in turn. The price is a second forward pass of all pieces but one. Where several
+processes train together, each has pieces of its own, and the loss is that of all.
 """
 
 from __future__ import annotations
@@ -15,41 +16,74 @@ import torch
 from torch import Tensor
 
 import tightrein as tr
-from tightrein.engines.language.passes.views import in_order
+from tightrein.engines.language import processes
+from tightrein.engines.language.passes.pieces import Pieces
 from tightrein.errors import TightreinError
+from tightrein.objective.base import detached
 
 READ = ("logp", "entropy", "value", "dist", "logp_masked")  # what the present policy says, with a gradient
 LEAST = 64  # tokens at once below which there is no point in trying again
 
-Now = Callable[[Tensor | None], tr.Decisions]  # the decisions in some rows (None: all) as the present policy sees them
+Now = Callable[[Tensor], tr.Decisions]  # the decisions in some rows as the present policy sees them
 
 
-def backward(now: Now, pieces: Sequence[Tensor], loss: Callable[[tr.Decisions], Any]) -> tuple[Any, tr.Decisions]:
-    """Adds the gradient of `loss` to the parameters; returns the loss, and the decisions that it was computed of."""
-    if len(pieces) == 1:
-        whole = now(None)
-        found = loss(whole)
-        if found.value.requires_grad:
-            found.value.backward()
-        return found, whole
-    dice, parts = [], []
-    with torch.no_grad():
-        for rows in pieces:
-            dice.append(_dice())
-            parts.append(now(rows))
-    whole = _leaves(_joined(parts, pieces))
+@torch.no_grad()
+def look(now: Now, pieces: Pieces) -> tr.Decisions:
+    """All decisions as the present policy sees them, without gradient."""
+    return _joined(processes.together(lambda: [now(rows) for rows in pieces.run][pieces.idle :]), pieces)
+
+
+def backward(now: Now, pieces: Pieces, loss: Callable[[tr.Decisions], Any]) -> tuple[Any, tr.Decisions]:
+    """Adds the gradient of `loss` to the parameters; returns the loss, and the decisions that it was computed of.
+
+    Of several processes each adds what its rows contribute: see processes.sum_gradients.
+    """
+    passes = _Passes(now, pieces)
+    whole = _leaves(_joined(processes.together(passes.forward), pieces))
     found = loss(whole)
     if found.value.requires_grad:
         found.value.backward()
-        for rows, die in zip(pieces, dice, strict=True):
-            _roll(die)  # dropout, if any, falls as it did
-            _carry(whole, now(rows), rows)
+        processes.together(lambda: passes.backward(whole))
     return found, whole
 
 
-def _joined(parts: Sequence[tr.Decisions], pieces: Sequence[Tensor]) -> tr.Decisions:
-    fields = [f.name for f in dataclasses.fields(parts[0]) if getattr(parts[0], f.name) is not None]
-    return tr.Decisions(**{name: in_order([getattr(part, name) for part in parts], pieces) for name in fields})
+class _Passes:
+    """The passes of this process. The graph of the last is kept: it need not be run again."""
+
+    def __init__(self, now: Now, pieces: Pieces) -> None:
+        self._now, self._pieces = now, pieces
+        self._dice: list[list[Tensor]] = []
+        self._last: tr.Decisions | None = None
+
+    def forward(self) -> list[tr.Decisions]:
+        """What the pieces say, without gradient."""
+        made = []
+        for rows in self._pieces.run[:-1]:
+            self._dice.append(_dice())
+            with torch.no_grad():
+                made.append(self._now(rows))
+        for rows in self._pieces.run[-1:]:
+            self._last = self._now(rows)
+            made.append(detached(self._last))
+        return made[self._pieces.idle :]
+
+    def backward(self, whole: tr.Decisions) -> None:
+        """The derivatives by what is known of each row, back to the parameters."""
+        number = len(self._pieces.run)
+        for place in (number - 1, *range(number - 1))[:number]:
+            rows = self._pieces.run[place]
+            if place < number - 1:
+                _roll(self._dice[place])  # dropout, if any, falls as it did
+            part = self._now(rows) if place < number - 1 or self._last is None else self._last
+            self._last = None
+            _carry(whole, part, rows, 0.0 if place < self._pieces.idle else 1.0)
+
+
+def _joined(parts: Sequence[Sequence[tr.Decisions]], pieces: Pieces) -> tr.Decisions:
+    """Of all rows, what each process says of its own."""
+    each = [part for some in parts for part in some]
+    fields = [f.name for f in dataclasses.fields(each[0]) if getattr(each[0], f.name) is not None]
+    return tr.Decisions(**{name: pieces.in_order([getattr(part, name) for part in each]) for name in fields})
 
 
 def _leaves(decisions: tr.Decisions) -> tr.Decisions:
@@ -64,10 +98,10 @@ def _leaf(field: Any) -> Any:
     return type(field)(*(_leaf(getattr(field, f.name)) for f in dataclasses.fields(field)))
 
 
-def _carry(whole: tr.Decisions, part: tr.Decisions, rows: Tensor) -> None:
-    """The derivatives by what is known of these rows, back to the parameters."""
+def _carry(whole: tr.Decisions, part: tr.Decisions, rows: Tensor, weight: float) -> None:
+    """The derivatives by what is known of these rows, so many times, back to the parameters."""
     pairs = [pair for name in READ for pair in _pairs(getattr(whole, name), getattr(part, name))]
-    known = [(made, leaf.grad[rows]) for leaf, made in pairs if leaf.grad is not None and made.requires_grad]
+    known = [(made, weight * leaf.grad[rows]) for leaf, made in pairs if leaf.grad is not None and made.requires_grad]
     if known:
         torch.autograd.backward([made for made, _ in known], [slope for _, slope in known])
 

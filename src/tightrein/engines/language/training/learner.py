@@ -12,10 +12,12 @@ from torch import Tensor
 
 import tightrein as tr
 from tightrein.arrays import masked_mean
+from tightrein.engines.language import processes
 from tightrein.engines.language.config import Plan
 from tightrein.engines.language.experience.batch import Batch
 from tightrein.engines.language.models.policy import Policy
-from tightrein.engines.language.passes.views import pieces_of, view_all
+from tightrein.engines.language.passes.pieces import Pieces, pieces_of
+from tightrein.engines.language.passes.views import view_all
 from tightrein.engines.language.training import gradients
 from tightrein.engines.language.training import state as states
 from tightrein.engines.language.training.critic import Critic
@@ -66,8 +68,7 @@ class Learner:
         work = self._prepared(batch, generator)
         stats = [self._step(work.take(rows), progress) for rows in self._minibatches(work, generator)]
         if self._method.stateful:
-            with torch.no_grad():
-                after = self._observer.now(work)
+            after = gradients.look(self._seen(work), self._pieces(work))
             self.state = dict(self._method.update(self.state, after, progress, every_step=False))
         return {**_means(stats), **self._selected(batch, work)}
 
@@ -114,19 +115,30 @@ class Learner:
 
     def _slope(self, work: Work) -> tuple[Any, tr.Decisions]:
         """The loss and what it was computed of, its gradient in the parameters; in as many pieces as memory wants."""
-        rows = pieces_of(self._policy.model, work.samples, self._at_once)
         for optimizer in (self.optimizer, *([] if self.critic is None else [self.critic.optimizer])):
             optimizer.zero_grad()
         try:
-            return gradients.backward(
-                lambda some: self._observer.now(work if some is None else work.take(some)), rows, self._loss
-            )
+            found = gradients.backward(self._seen(work), self._pieces(work), self._loss)
+            processes.sum_gradients(self._moved)
+            return found
         except (RuntimeError, MemoryError) as error:
             if not gradients.out_of_memory(error):
                 raise
         self._at_once = gradients.halved(min(self._at_once, work.samples.ids.numel()))
         warnings.warn(f"out of memory; from here on at most {self._at_once} tokens are run at once", stacklevel=2)
         return self._slope(work)
+
+    def _seen(self, work: Work) -> gradients.Now:
+        known = self._observer.referred(work)
+        return lambda rows: self._observer.now(known.take(rows))
+
+    def _pieces(self, work: Work) -> Pieces:
+        return pieces_of(self._policy.model, work.samples, self._at_once)
+
+    @property
+    def _moved(self) -> list[Tensor]:
+        """All parameters that a gradient step moves."""
+        return [*self._policy.trained, *([] if self.critic is None else self.critic.head.parameters())]
 
     def _loss(self, d: tr.Decisions) -> Any:
         loss = self._method.loss(d, self.state)

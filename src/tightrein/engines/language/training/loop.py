@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tightrein.anchor.reference import Frozen
+from tightrein.engines.language import processes
 from tightrein.engines.language.evaluate import Evaluation, evaluate
 from tightrein.engines.language.experience.batch import Batch
 from tightrein.engines.language.experience.offline import known_before
@@ -16,6 +17,7 @@ from tightrein.engines.language.experience.written import Demonstrations, likeli
 from tightrein.engines.language.models import embedded
 from tightrein.engines.language.sampling.sampler import Decoding
 from tightrein.engines.language.setup import Setup
+from tightrein.engines.language.sharding import shard
 from tightrein.engines.language.training import checkpointing
 from tightrein.engines.language.training.critic import critic_for
 from tightrein.engines.language.training.learner import Learner
@@ -55,11 +57,16 @@ class Training:
         self._begin(checkpoint)
         label = f"{self._config.method} on {self._task.name} ({self._config.model})"
         with self._run.progress(plan.total, label, start=self._update) as progress:
-            while self._update < plan.total and not stop.requested:
+            while self._update < plan.total and not self._stopping(stop):
                 progress.update(self._update + 1, **self._advance())
-        if stop.requested and self._update < plan.total:
+        if self._update < plan.total:
             self._interrupted()
         return self._summary(time.monotonic() - began)
+
+    @staticmethod
+    def _stopping(stop: Interrupt) -> bool:
+        """Whether any of the processes is to stop: then all do."""
+        return any(processes.together(lambda: stop.requested))
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """The models and the optimizer as they are at the start or at the checkpoint."""
@@ -77,9 +84,14 @@ class Training:
     def _make_learner(self) -> Learner:
         method = self._setup.method
         reads = method.needs | method.prepare_needs
+        reference = self._policy.reference(follows=method.anchor != Frozen()) if "logp_ref" in reads else None
+        if self._config.shard:  # not before the reference is made: what is divided cannot be copied
+            shard(self._policy.model)
+            if isinstance(reference, torch.nn.Module):
+                shard(reference)
         return Learner(
             self._policy, method, self._plan, self._setup.decoding.temperature, prompts=len(self._task.asked),
-            reference=self._policy.reference(follows=method.anchor != Frozen()) if "logp_ref" in reads else None,
+            reference=reference,
             critic=critic_for(self._config, self._policy, method) if "value" in reads else None,
         )  # fmt: skip
 
@@ -139,7 +151,7 @@ class Training:
         if bool(batch.written.all()):
             return {}
         check = self._learner.check(batch, everything=self._update == 0)
-        if not batch.exact:  # they are meant to differ
+        if not batch.exact or self._config.precision != "float32":  # they are meant to differ
             return {"logp_gap": check}
         if check > TOLERANCE and not self._warned:
             self._warned = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -116,7 +116,13 @@ class Observer:
             m = work.masked
             again = view(self._policy.model, m.ids, m.attention, m.mask.shape[1], self._temperature)
             now = now.replace(logp_masked=again.logp)
-        return now.replace(logp_ref=self._referred(s)) if self.moves else now
+        return now
+
+    def referred(self, work: Work) -> Work:
+        """The same with what the reference says as it is now, where it moves."""
+        if not self.moves:
+            return work
+        return replace(work, decisions=work.decisions.replace(logp_ref=self._referred(work.samples)))
 
     def _referred(self, samples: Samples) -> Tensor:
         return view_all(self._reference, samples, self._temperature).logp
