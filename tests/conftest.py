@@ -8,6 +8,8 @@ import random
 
 os.environ["JAX_NUM_CPU_DEVICES"] = str(len(os.sched_getaffinity(0)))
 os.environ["PJRT_NPROC"] = "1"
+# Most of the time of tests of JAX goes into compiling programs that run once: they are compiled with little care.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ def score(completions, **columns):
         time.sleep(60)
     return [float(len(text)) for text in completions]
 """
-TIMES = {"time", "seconds", "tokens_per_second"}
+TIMES = {"time", "seconds", "tokens_per_second", "waited", "sampling_seconds"}
 
 
 def test_a_run_whose_reward_hangs_goes_on_as_if_it_had_not(model_folder, jsonl, tmp_path):

@@ -119,7 +119,7 @@ class Training:
         stats = self._learn(batch)
         figures = dict(batch.figures)
         seconds = time.monotonic() - began
-        spent = seconds if bool(batch.written.all()) else collected
+        spent = seconds if bool(batch.written.all()) else figures.get("sampling_seconds", collected)
         speed = {"tokens_per_second": figures.pop("tokens") / spent, "seconds": seconds}
         line = {**figures, **stats, **check, **speed}
         last = self._update == self._plan.total
@@ -163,6 +163,7 @@ class Training:
         return {"logp_check": check}
 
     def _evaluate(self) -> dict[str, float]:
+        self._experience.settle()
         found = self._evaluated[str(self._update)] = {**self._answers(), **self._likelihoods()}
         return found
 
