@@ -1,6 +1,7 @@
 # make demo   trains by name on a control task and on a language task, and writes demo/report.html
 # make test   proves it
 # make check  the tests, and everything else that must hold before a change lands
+# make test-kernels  the kernels of GPUs, in the interpreter of Triton (200 MB to fetch)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 # Two workers of one thread each: these models are too small to gain from more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow check lint types format bench bench-control bench-language clean
+.PHONY: demo test test-kernels test-slow check lint types format bench bench-control bench-language clean
 
 $(VENV)/.all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ demo: $(VENV)/.all
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-kernels: $(VENV)/.dev
+	$(PIP) triton==3.7.1
+	$(BIN)/python -m pytest tests/language/test_kernels.py
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 RESULTS, SIDES = HERE / "results" / "language.json", HERE / "language_sides.py"
 STEP = {"model": "smollm2", "answers": 8, "new": 48}
 STATES = {"tokens": 8 * 512, "hidden": 576}
+PASS = {"model": "smollm2", "rows": 4, "prompt": 64, "new": 64}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ ROWS = {
         {"model": "smollm2", "prompts": 16, "answers": 1, "prompt": 32, "new": 64},
         "sample-tightrein", "sample-generate", 1 / 1.5,
     ),
+    "a pass in bfloat16": Row(PASS, "pass-bfloat16", "pass", 1.0),
+    "a pass, layers run again": Row(PASS, "pass-recomputed", "pass", 1.4, 0.5),
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from tightrein.engines.language.config import LanguageConfig, Plan
 from tightrein.engines.language.experience import sources
 from tightrein.engines.language.models import embedded
 from tightrein.engines.language.models.policy import load_pretrained
+from tightrein.engines.language.passes.views import view
 from tightrein.engines.language.passes.vocabulary import OutputLayer, read
 from tightrein.engines.language.sampling.sampler import Decoding, pad_left, sample
 from tightrein.engines.language.setup import Setup
@@ -133,6 +134,18 @@ def logp(setting: Setting, *, lean: bool) -> Turn:
     return turn
 
 
+def a_pass(setting: Setting, **how: Any) -> Turn:
+    """Forward and backward over rows of tokens, as training makes them; how: see LanguageConfig."""
+    model = load_pretrained(LanguageConfig(model=setting["model"], **how)).model
+    torch.manual_seed(0)
+    ids = torch.randint(5, 40_000, (setting["rows"], setting["prompt"] + setting["new"]))
+
+    def turn() -> None:
+        view(model, ids, torch.ones_like(ids), setting["new"]).logp.mean().backward()
+
+    return turn
+
+
 def sampling(setting: Setting, *, ours: bool) -> Turn:
     """Answers of the same lengths to the same prompts; none ends early."""
     if setting["model"] == "embedded":
@@ -160,6 +173,9 @@ SIDES: dict[str, Callable[[Setting], Turn]] = {
     "step-tightrein": our_step,
     "logp-lean": lambda setting: logp(setting, lean=True),
     "logp-plain": lambda setting: logp(setting, lean=False),
+    "pass": a_pass,
+    "pass-bfloat16": lambda setting: a_pass(setting, precision="bfloat16"),
+    "pass-recomputed": lambda setting: a_pass(setting, gradient_checkpointing=True),
     "sample-tightrein": lambda setting: sampling(setting, ours=True),
     "sample-generate": lambda setting: sampling(setting, ours=False),
 }
