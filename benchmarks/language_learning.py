@@ -164,7 +164,7 @@ def main() -> None:
     if not parser.parse_args().page:
         with tempfile.TemporaryDirectory() as name:
             found = collect(Path(name), train(Path(name)))
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps(found) + "\n")
     found = json.loads(RESULTS.read_text())
     figure(found)
     print(page(found))
