@@ -60,6 +60,18 @@ def test_the_same_seed_gives_the_same_problems():
     assert [p.text for p in a.train] == [p.text for p in b.train]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "word"),
+    [
+        ("calendar_arithmetic", ("tasks=is_leap_year",), "leap year"),  # None by default: a list by its annotation
+        ("aiw", ("task_types=siblings", "task_type_weights=1"), "sisters"),  # a list of an enumeration
+    ],
+)
+def test_parameters_that_are_lists(name, given, word):
+    task = load_task(LanguageConfig(task=name, task_set=given, eval_problems=4), 8)
+    assert all(word in problem.text for problem in task.held)
+
+
 def test_a_conversation_is_a_prompt():
     rows = [{"prompt": [{"role": "user", "content": str(i)}], "answer": i} for i in range(8)]
     task = load_task(LanguageConfig(dataset="d"), 8, rows, lambda **_: [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from tightrein.engines.language.config import LanguageConfig
 from tightrein.engines.language.rewards.functions import Reward, ensemble, entry_reward, exact, unlimited
@@ -146,6 +146,9 @@ def _values(task: str, parameters: Iterable[dataclasses.Field[Any]], given: Mapp
 def _value(task: str, field: dataclasses.Field[Any], text: str) -> Any:
     """`text` as the parameter's type: that of its default, or of the items of its default when that is a list."""
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    if default is None:  # then only its annotation tells
+        wanted = next((kind for kind in get_args(field.type) if kind is not type(None)), str)
+        default = [] if get_origin(wanted) is list else wanted()
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
