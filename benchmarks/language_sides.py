@@ -6,7 +6,9 @@ many megabytes memory at its peak exceeded what was there when the turn began.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -93,7 +95,8 @@ def serve_trl(setting: Setting, answer: Callable[[float, float], None], lines: A
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if not lines.readline():
                 os._exit(0)
-            self.began, self.before = time.perf_counter(), memory()
+            self.before = memory()
+            self.began = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             answer(time.perf_counter() - self.began, peak() - self.before)
@@ -182,7 +185,9 @@ SIDES: dict[str, Callable[[Setting], Turn]] = {
 
 
 def memory() -> float:
-    """Megabytes now resident; from here on `peak` counts anew."""
+    """Megabytes now resident; from here on `peak` counts anew. What was freed is given back first, to count too."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -212,7 +217,8 @@ def main() -> None:
         return
     turn = SIDES[sys.argv[1]](setting)
     for _ in sys.stdin:
-        before, began = memory(), time.perf_counter()
+        before = memory()
+        began = time.perf_counter()
         turn()
         answer(time.perf_counter() - began, peak() - before)
 

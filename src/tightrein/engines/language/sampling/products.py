@@ -7,6 +7,10 @@ matrix of 1536 x 576, on an AMD EPYC with AVX-512, it makes 90 billion operation
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,6 +38,19 @@ class Product:
             made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
             return made
         return x @ self._weight if self._bias is None else torch.addmm(self._bias, x, self._weight)
+
+
+@contextmanager
+def as_threads_pay(model: Any) -> Iterator[None]:
+    """With one thread on the processor where no weight is large: sharing such products costs more than it saves."""
+    before = torch.get_num_threads()
+    if all(weight.numel() < LARGE and weight.device.type == "cpu" for weight in model.parameters()):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def _is_for_onednn(weight: Tensor) -> bool:

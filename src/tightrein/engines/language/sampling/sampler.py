@@ -15,6 +15,7 @@ from tightrein.engines.language.models.modes import evaluating
 from tightrein.engines.language.models.routing import recorded, stacked
 from tightrein.engines.language.sampling.decoders import decoder
 from tightrein.engines.language.sampling.decoding import Decoding, draw_seeds, pick, uniforms
+from tightrein.engines.language.sampling.products import as_threads_pay
 from tightrein.engines.language.sampling.samples import Samples, join, pad_left, positions_of
 from tightrein.engines.language.sampling.sheet import Sheet
 from tightrein.engines.language.sampling.stopping import Stops
@@ -65,7 +66,7 @@ def sample(
     if decoding.stop and tokenizer is None:
         raise TightreinError("stop strings are given, and nobody to read the answers", "give sample() the tokenizer")
     recording: AbstractContextManager[list[Tensor]] = recorded(model) if decoding.experts else nullcontext([])
-    with evaluating(model), recording as seen:
+    with evaluating(model), recording as seen, as_threads_pay(model):
         stops = Stops(tokenizer, decoding.stop) if decoding.stop else None
         seeds = draw_seeds(len(prompts) * group_size, generator) if seeds is None else seeds
         return _Sampler(model, prompts, group_size, decoding, seeds, partner, stops, seen).run()
