@@ -65,7 +65,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_freed_it_goes_on_bit_for_bit(run,
             file_size(10_000)
         return letters(completions)
 
-    with pytest.raises(TightreinError, match="checkpoint 4 could not be written.*checkpoint 2 is intact"):
+    with pytest.raises(TightreinError, match=r"checkpoint 4 could not be written.*checkpoint 2 is intact"):
         run("cut", late)
     file_size(None)
     assert said(tmp_path / "cut")[-1]["step"] >= 3
