@@ -1,22 +1,25 @@
 """What goes wrong in the middle of a run: nothing is lost, and a clear word is said.
 
-Killed processes are in test_language_runs, test_rollouts and test_reward_timeout; reward functions that hang, raise or
+Processes killed at a certain moment are in test_language_runs and test_rollouts; reward functions that hang, raise or
 return too little in test_rewards and test_reward_timeout.
 """
 
 import json
 import os
+import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 import tightrein as tr
 from tightrein.errors import TightreinError
 
-TIMES = {"time", "seconds", "tokens_per_second"}
+TIMES = {"time", "seconds", "tokens_per_second", "warmup_seconds", "waited", "sampling_seconds"}
 SHAPE = {
     "method": "grpo", "updates": 6, "prompts": 4, "group_size": 4, "max_new_tokens": 6, "eval_every": 3,
     "checkpoint_every": 2, "learning_rate": 1e-2, "quiet": True,
@@ -84,6 +87,34 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(run, da
     whole = run("whole")
     assert last(cut) == last(whole)
     assert said(cut) == said(whole)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_go_on_bit_for_bit(tmp_path):
+    flags = ["--method", "single_stream_spo", "--problems", "40", "--updates", "20", "--checkpoint-every", "3",
+             "--eval-every", "5", "--prompts", "16", "--eval-problems", "20", "--warmup-steps", "20", "--lag", "1"]  # fmt: skip
+    command = [sys.executable, "-m", "tightrein", "train", "language", *flags, "--quiet", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, began = tmp_path / "whole", time.monotonic()
+    subprocess.run([*command, whole], env=environment, check=True)
+    length, moments = time.monotonic() - began, random.Random(0)
+    for place in range(10):
+        folder, kills = tmp_path / str(place), 0
+        while not (folder / "summary.json").exists():
+            running = subprocess.Popen([*command, folder, *(["--resume"] if folder.exists() else [])], env=environment)
+            try:
+                running.wait(moments.uniform(0.3, 1.0) * length if kills < 2 else None)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+                kills += 1
+                if not (folder / "config.json").exists():  # killed before it was a run
+                    shutil.rmtree(folder, ignore_errors=True)
+            else:
+                assert running.returncode == 0
+        assert kills
+        assert last(folder) == last(whole)
+        assert said(folder) == said(whole)
 
 
 SCARCE = """

@@ -69,14 +69,15 @@ class _Passes:
 
     def backward(self, whole: tr.Decisions) -> None:
         """The derivatives by what is known of each row, back to the parameters."""
-        number = len(self._pieces.run)
-        for place in (number - 1, *range(number - 1))[:number]:
-            rows = self._pieces.run[place]
-            if place < number - 1:
-                _roll(self._dice[place])  # dropout, if any, falls as it did
-            part = self._now(rows) if place < number - 1 or self._last is None else self._last
-            self._last = None
-            _carry(whole, part, rows, 0.0 if place < self._pieces.idle else 1.0)
+        if self._last is not None:
+            self._carry(whole, self._last, len(self._dice))
+            self._last = None  # its graph has served
+        for place, die in enumerate(self._dice):
+            _roll(die)  # dropout, if any, falls as it did
+            self._carry(whole, self._now(self._pieces.run[place]), place)
+
+    def _carry(self, whole: tr.Decisions, part: tr.Decisions, place: int) -> None:
+        _carry(whole, part, self._pieces.run[place], 0.0 if place < self._pieces.idle else 1.0)
 
 
 def _joined(parts: Sequence[Sequence[tr.Decisions]], pieces: Pieces) -> tr.Decisions:
