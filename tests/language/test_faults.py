@@ -91,10 +91,10 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(run, da
 
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_go_on_bit_for_bit(tmp_path):
-    flags = (
-        "--method single_stream_spo --problems 40 --updates 20 --checkpoint-every 3 --eval-every 5 --prompts 16 "
-        "--eval-problems 20 --warmup-steps 20 --lag 1"
-    ).split()
+    flags = [
+        "--method", "single_stream_spo", "--problems", "40", "--updates", "20", "--checkpoint-every", "3",
+        "--eval-every", "5", "--prompts", "16", "--eval-problems", "20", "--warmup-steps", "20", "--lag", "1",
+    ]  # fmt: skip
     command = [sys.executable, "-m", "tightrein", "train", "language", *flags, "--quiet", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, began = tmp_path / "whole", time.monotonic()
