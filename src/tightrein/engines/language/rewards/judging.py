@@ -186,7 +186,10 @@ def serve(handle: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             arguments, rows = connection.recv()
-            connection.send(_judged(name, function, arguments, rows))
+            judged = _judged(name, function, arguments, rows)
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()  # what it printed is out before it has answered: from then on it may be ended
+            connection.send(judged)
 
 
 def _judged(
