@@ -1,6 +1,6 @@
 """Memory that log-probabilities and their gradient need as vocabulary and length grow: a figure for the docs.
 
-python benchmarks/language_memory.py    # some minutes; writes benchmarks/results/language_memory.json and the figure
+python benchmarks/language_memory.py    # some minutes; the numbers are in benchmarks/results/language_memory.json
 """
 
 from __future__ import annotations

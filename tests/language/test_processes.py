@@ -85,15 +85,15 @@ def test_a_run_is_the_same_in_one_process_in_two_and_divided_among_them(tmp_path
 
 def test_a_reward_function_that_fails_in_one_process_ends_all_with_its_words(tmp_path, model_folder, jsonl):
     (tmp_path / "rewards.py").write_text(
-        "def fails(completions, target, prompts, **_):\n"
-        "    if len(prompts) < 12 and 'a' in target: raise ValueError('no such word')\n"  # not in evaluation
+        "import os\n"
+        "def fails(completions, **_):\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('no such word')\n"
         "    return [0.0] * len(completions)\n"
     )
     told = ("--model", model_folder, "--dataset", jsonl, "--reward", f"{tmp_path}/rewards.py:fails", "--prompts", 5)
     said = trained(tmp_path / "run", *told, fails=True)
-    assert "no such word" in said
-    assert "Traceback" not in said.split("torch/distributed")[0]
-    assert (tmp_path / "run/checkpoints/step-000000000").exists()
+    assert said.count("no such word") == 2  # in each
+    assert said.count("Traceback") == 1  # the launcher's own
 
 
 def test_dividing_is_refused_where_it_cannot_be(model_folder, jsonl, reward, tmp_path):
@@ -103,7 +103,7 @@ def test_dividing_is_refused_where_it_cannot_be(model_folder, jsonl, reward, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_of_one_process_is_raised_in_all():
+def test_a_process_alone_does_all_and_raises_what_went_wrong():
     assert processes.together(lambda: 3) == [3]
     with pytest.raises(TightreinError, match="wrong"):
         processes.first(lambda: (_ for _ in ()).throw(TightreinError("wrong", "right")))

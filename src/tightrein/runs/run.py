@@ -18,7 +18,7 @@ from tightrein.runs.progress import Progress
 BUDGET = ("total_steps", "updates")  # a resumed run may ask for more of these
 NAME_A_RUN = "name a folder that `tightrein train` printed"
 # Not what is run: where, how it is shown, in what pieces, with what patience.
-FREE = ("out", "resume", "quiet", "notes", "tokens_at_once", "reward_timeout", "shard")
+FREE = ("out", "resume", "quiet", "notes", "tokens_at_once", "reward_timeout", "shard", "gradient_checkpointing")
 
 
 class Run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +41,11 @@ def rank() -> int:
 def share(rows: int) -> list[int]:
     """Where the share of each process begins among so many rows, and where the last one ends."""
     return [rows * process // count() for process in range(count() + 1)]
+
+
+def own(shares: Sequence[int]) -> slice:
+    """The share of this process: see `share`."""
+    return slice(shares[rank()], shares[rank() + 1])
 
 
 def together(work: Callable[[], T]) -> list[T]:

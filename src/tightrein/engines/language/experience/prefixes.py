@@ -81,10 +81,9 @@ class Resets:
     def _continued(self, states: Sequence[Any], problems: Sequence[Any], generator: torch.Generator) -> Tensor:
         """Mean reward of the continuations of each (prompt, beginning), each process continuing its share: [N]."""
         seeds = draw_seeds(len(states) * self.samples, generator).view(len(states), self.samples)
-        shares = processes.share(len(states))
-        start, end = shares[processes.rank()], shares[processes.rank() + 1]
+        mine = processes.own(processes.share(len(states)))
         with undivided(self.policy.model):
-            parts = processes.together(lambda: self._scored(states[start:end], problems[start:end], seeds[start:end]))
+            parts = processes.together(lambda: self._scored(states[mine], problems[mine], seeds[mine]))
         return torch.cat(parts)
 
     def _scored(self, states: Sequence[Any], problems: Sequence[Any], seeds: Tensor) -> Tensor:

@@ -64,13 +64,11 @@ def ask(
     """
     seeds = draw_seeds(len(problems) * group_size, generator)
     shares = processes.share(len(problems))
-    start, end = shares[processes.rank()], shares[processes.rank() + 1]
+    mine = problems[processes.own(shares)]
+    own_seeds = seeds.view(-1, group_size)[processes.own(shares)].flatten()
 
     def own() -> Answers | None:
-        rows = slice(start * group_size, end * group_size)
-        if start == end:
-            return None
-        return _asked(policy, problems[start:end], group_size, decoding, seeds[rows], dialogue, sampling)
+        return _asked(policy, mine, group_size, decoding, own_seeds, dialogue, sampling) if mine else None
 
     with undivided(policy.model):
         parts = [part for part in processes.together(own) if part is not None]
@@ -104,8 +102,8 @@ def earned(answers: Answers, reward: Reward) -> Earned:
     Each process scores the answers that it sampled.
     """
     samples, shares = answers.samples, answers.shares or (0, len(answers.problems))
-    start, end = shares[processes.rank()], shares[processes.rank() + 1]
-    parts = processes.together(lambda: _scored(answers.problems[start:end], answers.texts[start:end], reward))
+    mine = processes.own(shares)
+    parts = processes.together(lambda: _scored(answers.problems[mine], answers.texts[mine], reward))
     values, rows = ([one for part in parts for one in part[which]] for which in (0, 1))
     whole, scores = (torch.tensor(x, dtype=torch.float32, device=samples.mask.device) for x in (values, rows))
     if not answers.in_turns:
